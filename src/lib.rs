@@ -3,3 +3,4 @@
 //! The modules stand in the order in which a connection meets them; those that steer the server come last.
 //! Each imports only from modules below it on the ladder that `tests/it/architecture.rs` keeps.
 
+pub mod websocket;
