@@ -4,3 +4,4 @@
 //! Each imports only from modules below it on the ladder that `tests/it/architecture.rs` keeps.
 
 pub mod websocket;
+pub mod channel_layer;

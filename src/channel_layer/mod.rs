@@ -1,0 +1,258 @@
+//! The channel layer: groups whose members live on workers of this server and on other nodes.
+//!
+//! A worker joins a group when its first socket does and leaves with its last one; what is sent to a group
+//! reaches each worker that joined, once, through its [`Inbox`]. Within a group every worker sees the same
+//! order.
+
+mod memory;
+mod message;
+mod metrics;
+mod name;
+mod redis;
+
+use std::fmt;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use tokio::sync::oneshot;
+use tokio_util::sync::CancellationToken;
+
+use crate::channel_layer::memory::Memory;
+use crate::channel_layer::redis::pubsub::PubSub;
+
+pub use self::message::{Key, Message, Value};
+pub use self::metrics::LayerMetrics;
+pub use self::name::{GroupName, InvalidName};
+pub use self::redis::{
+    DecodeError, EncodeError, InvalidRedisUrl, PubSubConfig, RedisUrl, Secret, Serializer, SerializerFormat,
+    UnknownFormat,
+};
+
+/// The number of a worker: its place in the list of inboxes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct WorkerId(pub usize);
+
+/// Who published, to tell them when it came to nothing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Ticket {
+    /// The worker of the socket.
+    pub worker: WorkerId,
+    /// The socket's number on its worker.
+    pub socket: u64,
+}
+
+/// A message on its way to the members of a group on one worker.
+#[derive(Clone, Debug)]
+pub struct Delivery {
+    /// The group it was sent to.
+    pub group: GroupName,
+    /// The message, shared by all who get it.
+    pub message: Arc<Message>,
+}
+
+/// Where a worker takes in what the layer has for it.
+///
+/// Both functions are called from other threads, must not block and must not call the layer. Deliveries of a
+/// group come in its order.
+pub trait Inbox: Send + Sync {
+    /// Takes a message for the worker's members of a group.
+    fn deliver(&self, delivery: Delivery);
+
+    /// Takes the news that a message that was accepted by [`ChannelLayer::group_send`] was given up later.
+    fn refused(&self, ticket: Ticket, refusal: Refusal);
+}
+
+/// Why a message was not sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Refusal {
+    /// As many bytes as allowed are waiting already.
+    QueueFull,
+    /// It waited longer than allowed for Redis.
+    TimedOut,
+    /// The connection was lost before Redis answered, or Redis refused. In the first case it may still have
+    /// reached the group; it is not sent again.
+    LayerDown,
+    /// Its payload is longer than allowed.
+    TooLarge,
+    /// It holds something that the layer's format cannot express.
+    Encode,
+}
+
+impl Refusal {
+    /// All refusals.
+    pub const ALL: [Self; 5] =
+        [Self::QueueFull, Self::TimedOut, Self::LayerDown, Self::TooLarge, Self::Encode];
+
+    /// A fixed word, for metrics and logs.
+    pub fn label(self) -> &'static str {
+        match self {
+            Self::QueueFull => "queue_full",
+            Self::TimedOut => "timed_out",
+            Self::LayerDown => "layer_down",
+            Self::TooLarge => "too_large",
+            Self::Encode => "encode",
+        }
+    }
+}
+
+/// One line for the client that published.
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::QueueFull => "too many messages are waiting to be sent",
+            Self::TimedOut => "the message could not be sent in time",
+            Self::LayerDown => "the channel layer is not available",
+            Self::TooLarge => "the message is too large",
+            Self::Encode => "the message holds a value that the channel layer cannot carry",
+        })
+    }
+}
+
+/// Which layer, with everything it needs.
+#[derive(Clone, Debug)]
+pub enum LayerConfig {
+    /// Groups of this process only.
+    Memory,
+    /// `channels_redis.pubsub`.
+    PubSub(PubSubConfig),
+}
+
+/// A handle to the layer, for every worker.
+#[derive(Clone, Debug)]
+pub struct ChannelLayer {
+    backend: Backend,
+}
+
+#[derive(Clone, Debug)]
+enum Backend {
+    Memory(Arc<Memory>),
+    PubSub(Arc<PubSub>),
+}
+
+impl ChannelLayer {
+    /// A layer for the workers whose inboxes are given, and the task that keeps it going.
+    pub fn new(
+        config: LayerConfig,
+        inboxes: Vec<Arc<dyn Inbox>>,
+        metrics: LayerMetrics,
+    ) -> (Self, LayerTask) {
+        let backend = match config {
+            LayerConfig::Memory => Backend::Memory(Arc::new(Memory::new(inboxes, &metrics))),
+            LayerConfig::PubSub(config) => Backend::PubSub(Arc::new(PubSub::new(config, inboxes, metrics))),
+        };
+        (Self { backend: backend.clone() }, LayerTask { backend })
+    }
+
+    /// Makes a worker a member of a group. Called once per worker and group: when its first socket joins.
+    pub fn join(&self, worker: WorkerId, group: &GroupName) -> Join {
+        match &self.backend {
+            Backend::Memory(memory) => {
+                memory.join(worker, group);
+                Join::Ready
+            }
+            Backend::PubSub(pubsub) => pubsub.join(worker, group),
+        }
+    }
+
+    /// Ends a worker's membership: when its last socket left.
+    pub fn leave(&self, worker: WorkerId, group: &GroupName) {
+        match &self.backend {
+            Backend::Memory(memory) => memory.leave(worker, group),
+            Backend::PubSub(pubsub) => pubsub.leave(worker, group),
+        }
+    }
+
+    /// Sends a message to all members of a group, the sender included if it is one. Never blocks.
+    ///
+    /// With Redis `Ok` means that the message waits to be sent. What becomes of it shows by its return as a
+    /// delivery, or by [`Inbox::refused`]. A message is never sent twice: when the connection dies before
+    /// Redis has answered for it, it is refused, although it may have got through.
+    ///
+    /// # Errors
+    ///
+    /// The message was not taken.
+    pub fn group_send(&self, group: &GroupName, message: Message, from: Ticket) -> Result<(), Refusal> {
+        match &self.backend {
+            Backend::Memory(memory) => {
+                memory.group_send(group, message);
+                Ok(())
+            }
+            Backend::PubSub(pubsub) => pubsub.group_send(group, &message, from),
+        }
+    }
+
+    /// How the layer is at the moment.
+    pub fn health(&self) -> Health {
+        match &self.backend {
+            Backend::Memory(_) => Health { backend: "memory", up: true, error: None },
+            Backend::PubSub(pubsub) => pubsub.health(),
+        }
+    }
+}
+
+/// What keeps a layer going; nothing for one in memory.
+#[derive(Debug)]
+pub struct LayerTask {
+    backend: Backend,
+}
+
+impl LayerTask {
+    /// Runs until the stop, then sends what is waiting, for a second at most. Cancels `broken` when a part of
+    /// it ends by a panic, which is our fault: what that part did is done no more, while the rest goes on.
+    pub async fn run(self, stop: CancellationToken, broken: CancellationToken) {
+        match self.backend {
+            Backend::Memory(_) => {}
+            Backend::PubSub(pubsub) => pubsub.run(stop, broken).await,
+        }
+    }
+}
+
+/// What became of a [`ChannelLayer::join`].
+#[derive(Debug)]
+pub enum Join {
+    /// From now on messages come.
+    Ready,
+    /// Redis has been asked; messages come when it has confirmed.
+    Pending(Joining),
+    /// There is no connection. The membership is noted and takes effect when there is one.
+    LayerDown,
+}
+
+/// The wait for a confirmation. It ends: a connection that does not answer is given up.
+///
+/// Cancel safe. Dropping it does not undo the join.
+#[derive(Debug)]
+pub struct Joining(oneshot::Receiver<()>);
+
+impl Future for Joining {
+    type Output = Joined;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Joined> {
+        Pin::new(&mut self.0).poll(cx).map(|confirmed| match confirmed {
+            Ok(()) => Joined::Confirmed,
+            Err(_) => Joined::LayerDown,
+        })
+    }
+}
+
+/// How the wait for a confirmation ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Joined {
+    /// From now on messages come.
+    Confirmed,
+    /// The connection was lost, or Redis refused, or the worker left again. The membership, unless withdrawn,
+    /// is noted and takes effect with the next connection, or when Redis is asked again and allows it.
+    LayerDown,
+}
+
+/// How a layer is, for readiness checks.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Health {
+    /// The backend's name in the configuration.
+    pub backend: &'static str,
+    /// Whether everything can be sent and received, what is subscribed included.
+    pub up: bool,
+    /// Why not: the first trouble, without secrets.
+    pub error: Option<String>,
+}
