@@ -3,5 +3,7 @@
 //! The modules stand in the order in which a connection meets them; those that steer the server come last.
 //! Each imports only from modules below it on the ladder that `tests/it/architecture.rs` keeps.
 
+pub mod route;
 pub mod websocket;
+pub mod scope;
 pub mod channel_layer;
