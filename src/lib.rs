@@ -6,4 +6,5 @@
 pub mod route;
 pub mod websocket;
 pub mod scope;
+pub mod handler;
 pub mod channel_layer;
