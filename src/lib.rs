@@ -3,8 +3,10 @@
 //! The modules stand in the order in which a connection meets them; those that steer the server come last.
 //! Each imports only from modules below it on the ladder that `tests/it/architecture.rs` keeps.
 
+pub mod listener;
 pub mod route;
 pub mod websocket;
 pub mod scope;
+pub mod session;
 pub mod handler;
 pub mod channel_layer;

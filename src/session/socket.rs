@@ -1,0 +1,509 @@
+//! The writing side of a socket, and what is known of it.
+//!
+//! The session task owns the reading; rooms and the worker's loop write. Nothing here waits: what the
+//! kernel does not take stays in the outbox, and the session task sends it when the socket is writable.
+
+use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
+use std::io;
+use std::io::IoSlice;
+use std::net::Shutdown;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
+
+use bytes::{Buf as _, Bytes, BytesMut};
+use tokio::net::TcpStream;
+use tokio::net::tcp::OwnedWriteHalf;
+use tokio::time::Instant;
+
+use crate::channel_layer::GroupName;
+use crate::handler::State;
+use crate::session::worker::Turn;
+use crate::session::{FullQueue, Profile, RouteMetrics};
+use crate::websocket::{CloseCode, OpCode, close_payload, write_frame};
+
+/// How long a client has to answer a close frame.
+pub(super) const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Buffers handed to the kernel in one call; it takes 1,024 at most.
+const SLICES_MAX: usize = 64;
+
+/// One open WebSocket.
+#[derive(Debug)]
+pub(super) struct Socket {
+    pub(super) id: u64,
+    stream: OwnedWriteHalf,
+    profile: Arc<Profile>,
+    turn: Rc<Turn>,
+    /// The group that hears what this client says; without one it hears itself.
+    pub(super) group: Option<GroupName>,
+    /// What the handler remembers of this client.
+    pub(super) state: RefCell<State>,
+    outbox: RefCell<Outbox>,
+    phase: Cell<Phase>,
+    /// Wakes the session task.
+    reader: RefCell<Option<Waker>>,
+    /// Whether the session task is at work: it flushes when it is done, so nobody else need be asked to.
+    pub(super) attended: Cell<bool>,
+    /// Where the socket stands among the members of its room.
+    pub(super) place: Cell<usize>,
+    /// When the client last sent anything, or came.
+    pub(super) heard_at: Cell<Instant>,
+    /// When a ping was sent that is not answered yet.
+    pub(super) pinged_at: Cell<Option<Instant>>,
+    /// When the drain closes this socket.
+    pub(super) drain_at: Cell<Option<Instant>>,
+    /// The entry of the worker's timers that counts; others of this socket are stale. 0 for none.
+    pub(super) timer_step: Cell<u64>,
+    pub(super) tally: Tally,
+}
+
+/// What went over a socket, for its line in the log.
+#[derive(Debug, Default)]
+pub(super) struct Tally {
+    pub(super) received: Cell<u64>,
+    pub(super) received_bytes: Cell<u64>,
+    pub(super) sent: Cell<u64>,
+    pub(super) sent_bytes: Cell<u64>,
+}
+
+/// Where a socket is in its life.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Phase {
+    Open,
+    /// Our close frame is queued or sent; the client's answer is awaited until then.
+    Closing {
+        cause: Cause,
+        code: CloseCode,
+        until: Instant,
+    },
+    /// The client has closed. What is queued, our answer at the end of it, has until then to leave.
+    Answered {
+        code: Option<CloseCode>,
+        until: Instant,
+    },
+    /// Nothing is to be expected any more.
+    Ended {
+        cause: Cause,
+        code: Option<CloseCode>,
+    },
+}
+
+/// Why a socket ends: the closed set of the metric label.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Cause {
+    /// The client closed it.
+    Client,
+    /// The connection ended without a close frame.
+    ClientGone,
+    /// The process stops.
+    Shutdown,
+    /// The application asked for it by `websocket.close`.
+    Application,
+    /// The client read too slowly.
+    Slow,
+    /// No sign of life after a ping.
+    PingTimeout,
+    /// A message above the limit.
+    TooBig,
+    /// The client broke RFC 6455.
+    Protocol,
+    /// Our fault.
+    Internal,
+}
+
+impl Cause {
+    /// Every cause.
+    pub(super) const ALL: [Self; 9] = [
+        Self::Client,
+        Self::ClientGone,
+        Self::Shutdown,
+        Self::Application,
+        Self::Slow,
+        Self::PingTimeout,
+        Self::TooBig,
+        Self::Protocol,
+        Self::Internal,
+    ];
+
+    /// The metric label and the word in the log.
+    pub(super) fn label(self) -> &'static str {
+        match self {
+            Self::Client => "client",
+            Self::ClientGone => "client_gone",
+            Self::Shutdown => "shutdown",
+            Self::Application => "application",
+            Self::Slow => "slow",
+            Self::PingTimeout => "ping_timeout",
+            Self::TooBig => "too_big",
+            Self::Protocol => "protocol",
+            Self::Internal => "internal",
+        }
+    }
+}
+
+/// What a session task may do now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Readiness {
+    /// Read from the client.
+    Read,
+    /// Nothing: the client must take what is queued first.
+    Wait,
+    /// Finish.
+    Ended,
+}
+
+/// Frames that the kernel did not take yet.
+#[derive(Debug, Default)]
+struct Outbox {
+    queue: VecDeque<Bytes>,
+    bytes: usize,
+    /// As many of them are on the gauge. What leaves in the turn that it came in never is.
+    gauged: usize,
+    /// Part of the first buffer is on its way, so it must be finished.
+    torn: bool,
+    /// Whether the worker's list of sockets to flush has this one.
+    listed: bool,
+    /// The kernel took nothing more when it was last asked.
+    blocked: bool,
+}
+
+impl Socket {
+    pub(super) fn new(
+        id: u64,
+        stream: OwnedWriteHalf,
+        profile: Arc<Profile>,
+        turn: Rc<Turn>,
+        group: Option<GroupName>,
+        state: State,
+    ) -> Rc<Self> {
+        Rc::new(Self {
+            id,
+            stream,
+            profile,
+            turn,
+            group,
+            state: RefCell::new(state),
+            outbox: RefCell::default(),
+            phase: Cell::new(Phase::Open),
+            reader: RefCell::default(),
+            attended: Cell::new(false),
+            place: Cell::new(0),
+            heard_at: Cell::new(Instant::now()),
+            pinged_at: Cell::new(None),
+            drain_at: Cell::new(None),
+            timer_step: Cell::new(0),
+            tally: Tally::default(),
+        })
+    }
+
+    pub(super) fn profile(&self) -> &Arc<Profile> {
+        &self.profile
+    }
+
+    pub(super) fn phase(&self) -> Phase {
+        self.phase.get()
+    }
+
+    pub(super) fn is_open(&self) -> bool {
+        matches!(self.phase.get(), Phase::Open)
+    }
+
+    /// Whether more waits for the client than its queue may hold: then nothing more is read from it.
+    pub(super) fn is_clogged(&self) -> bool {
+        self.profile.queue.bytes_max < self.outbox.borrow().bytes
+    }
+
+    /// Sends the frames of a room; false if this socket misses them.
+    ///
+    /// The usual case is one write of bytes that all members share, with nothing queued.
+    pub(super) fn deliver(self: &Rc<Self>, frames: &Bytes, messages: u64, payload_bytes: u64) -> bool {
+        if !self.is_open() {
+            self.profile.metrics.dropped_closing.inc_by(messages);
+            return false;
+        }
+        let mut outbox = self.outbox.borrow_mut();
+        if !outbox.blocked && !outbox.queue.is_empty() {
+            // Queued in this turn and not offered to the kernel yet: no sign of a slow client. An error comes
+            // again below, or with the next look at the stream.
+            outbox.flush(self.stream.as_ref(), &self.profile.metrics).unwrap_or_default();
+        }
+        let mut rest = frames.clone();
+        if outbox.queue.is_empty() {
+            match self.stream.try_write(frames) {
+                Ok(written) if written == frames.len() => rest.clear(),
+                Ok(written) => {
+                    rest.advance(written);
+                    outbox.torn = 0 < written;
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => (),
+                Err(_) => {
+                    drop(outbox);
+                    self.end(Cause::ClientGone, None);
+                    return false;
+                }
+            }
+        } else if self.profile.queue.bytes_max < outbox.bytes + frames.len() {
+            drop(outbox);
+            self.profile.metrics.dropped_full.inc_by(messages);
+            if self.profile.queue.full == FullQueue::Close {
+                self.close(CloseCode::TRY_AGAIN_LATER, "too slow", Cause::Slow);
+            }
+            return false;
+        }
+        self.tally.sent.set(self.tally.sent.get() + messages);
+        self.tally.sent_bytes.set(self.tally.sent_bytes.get() + payload_bytes);
+        if !rest.is_empty() {
+            outbox.blocked = true;
+            outbox.bytes += rest.len();
+            outbox.queue.push_back(rest);
+            outbox.gauge(&self.profile.metrics);
+            drop(outbox);
+            self.wake();
+        }
+        true
+    }
+
+    /// Queues a data frame for this socket alone; it leaves before the end of the turn.
+    pub(super) fn send(self: &Rc<Self>, opcode: OpCode, payload: &[u8]) {
+        if !self.is_open() {
+            return;
+        }
+        let metrics = &self.profile.metrics;
+        if opcode == OpCode::Binary { &metrics.sent_binary } else { &metrics.sent_text }.inc();
+        metrics.sent_bytes.inc_by(payload.len() as u64);
+        self.tally.sent.set(self.tally.sent.get() + 1);
+        self.tally.sent_bytes.set(self.tally.sent_bytes.get() + payload.len() as u64);
+        self.queue(opcode, payload);
+    }
+
+    /// Answers a ping. A client that reads nothing gets no more answers: its queue is bounded too.
+    pub(super) fn pong(self: &Rc<Self>, payload: &[u8]) {
+        if self.is_open() && !self.is_clogged() {
+            self.queue(OpCode::Pong, payload);
+        }
+    }
+
+    pub(super) fn ping(self: &Rc<Self>, now: Instant) {
+        self.pinged_at.set(Some(now));
+        self.queue(OpCode::Ping, b"");
+    }
+
+    /// Begins the close handshake; without effect on a socket that is closing already.
+    ///
+    /// What is queued goes out before the close frame, except to a client that reads too slowly.
+    pub(super) fn close(self: &Rc<Self>, code: CloseCode, reason: &str, cause: Cause) {
+        if !self.is_open() {
+            return;
+        }
+        if cause == Cause::Slow {
+            self.outbox.borrow_mut().forget();
+        }
+        let mut payload = Vec::new();
+        close_payload(code, reason, &mut payload);
+        self.queue(OpCode::Close, &payload);
+        let until = Instant::now() + CLOSE_TIMEOUT;
+        self.phase.set(Phase::Closing { cause, code, until });
+        self.turn.deadline(self, until);
+    }
+
+    /// Answers the client's close frame; the socket ends once the answer has left.
+    pub(super) fn close_answer(self: &Rc<Self>, code: Option<CloseCode>) {
+        match self.phase.get() {
+            Phase::Open => {
+                let mut payload = Vec::new();
+                if let Some(code) = code {
+                    close_payload(code, "", &mut payload);
+                }
+                self.queue(OpCode::Close, &payload);
+                let until = Instant::now() + CLOSE_TIMEOUT;
+                self.phase.set(Phase::Answered { code, until });
+                self.turn.deadline(self, until);
+            }
+            Phase::Closing { cause, code, .. } => self.end(cause, Some(code)),
+            Phase::Answered { .. } | Phase::Ended { .. } => (),
+        }
+    }
+
+    /// Ends the socket without further exchange.
+    pub(super) fn end(&self, cause: Cause, code: Option<CloseCode>) {
+        match self.phase.get() {
+            Phase::Open => self.phase.set(Phase::Ended { cause, code }),
+            Phase::Closing { cause, code, .. } => self.phase.set(Phase::Ended { cause, code: Some(code) }),
+            Phase::Answered { code, .. } => self.phase.set(Phase::Ended { cause: Cause::Client, code }),
+            Phase::Ended { .. } => return,
+        }
+        self.wake();
+    }
+
+    /// Writes what is queued, as far as the kernel takes it.
+    pub(super) fn flush(&self) {
+        let mut outbox = self.outbox.borrow_mut();
+        outbox.listed = false;
+        if let Err(error) = outbox.flush(self.stream.as_ref(), &self.profile.metrics) {
+            drop(outbox);
+            if error.kind() == io::ErrorKind::WouldBlock {
+                self.wake();
+            } else {
+                self.end(Cause::ClientGone, None);
+            }
+        }
+    }
+
+    /// Sends what is queued, as far as it goes, and says what the session task may do now.
+    ///
+    /// The task is woken when more can be sent and when the phase changes.
+    pub(super) fn poll_ready(&self, context: &mut Context<'_>) -> Readiness {
+        {
+            let mut reader = self.reader.borrow_mut();
+            if !reader.as_ref().is_some_and(|waker| waker.will_wake(context.waker())) {
+                *reader = Some(context.waker().clone());
+            }
+        }
+        let flushed = self.poll_flushed(context).is_ready();
+        match self.phase.get() {
+            // The timer has the patience for it.
+            Phase::Answered { .. } if !flushed => Readiness::Wait,
+            Phase::Answered { .. } | Phase::Ended { .. } => Readiness::Ended,
+            Phase::Open if self.is_clogged() => Readiness::Wait,
+            Phase::Open | Phase::Closing { .. } => Readiness::Read,
+        }
+    }
+
+    /// Tells the client that nothing more will come, once everything is sent.
+    pub(super) fn shut_when_flushed(&self) {
+        if self.outbox.borrow().queue.is_empty() {
+            // A connection that is gone already needs no telling.
+            socket2::SockRef::from(self.stream.as_ref()).shutdown(Shutdown::Write).unwrap_or_default();
+        }
+    }
+
+    /// Gives up on what is queued.
+    pub(super) fn abandon(&self) {
+        self.outbox.borrow_mut().clear(&self.profile.metrics);
+        self.wake();
+    }
+
+    fn poll_flushed(&self, context: &mut Context<'_>) -> Poll<()> {
+        loop {
+            let mut outbox = self.outbox.borrow_mut();
+            if outbox.queue.is_empty() {
+                return Poll::Ready(());
+            }
+            let (blocked, waiting) = (outbox.blocked, outbox.bytes);
+            let flushed = outbox.flush(self.stream.as_ref(), &self.profile.metrics);
+            if blocked && outbox.bytes < waiting {
+                // The client has taken what filled the kernel: it is slow, not dead.
+                self.heard_at.set(Instant::now());
+            }
+            match flushed {
+                Ok(()) => return Poll::Ready(()),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => (),
+                Err(_) => {
+                    outbox.clear(&self.profile.metrics);
+                    drop(outbox);
+                    self.end(Cause::ClientGone, None);
+                    return Poll::Ready(());
+                }
+            }
+            drop(outbox);
+            if self.stream.as_ref().poll_write_ready(context).is_pending() {
+                return Poll::Pending;
+            }
+        }
+    }
+
+    fn queue(self: &Rc<Self>, opcode: OpCode, payload: &[u8]) {
+        let mut outbox = self.outbox.borrow_mut();
+        let mut frame = BytesMut::with_capacity(payload.len() + 10);
+        write_frame(&mut frame, opcode, payload);
+        outbox.bytes += frame.len();
+        outbox.queue.push_back(frame.freeze());
+        if !outbox.listed && !self.attended.get() {
+            outbox.listed = true;
+            self.turn.flush_later(self);
+        }
+    }
+
+    fn wake(&self) {
+        if let Some(waker) = &*self.reader.borrow() {
+            waker.wake_by_ref();
+        }
+    }
+}
+
+/// What a socket takes with it is off the gauge.
+impl Drop for Socket {
+    fn drop(&mut self) {
+        self.outbox.get_mut().clear(&self.profile.metrics);
+    }
+}
+
+impl Outbox {
+    /// Writes until everything is with the kernel, or fails, with `WouldBlock` when the kernel is full.
+    fn flush(&mut self, stream: &TcpStream, metrics: &RouteMetrics) -> io::Result<()> {
+        let flushed = self.write(stream);
+        self.gauge(metrics);
+        flushed
+    }
+
+    fn write(&mut self, stream: &TcpStream) -> io::Result<()> {
+        let written = self.write_all(stream);
+        self.blocked = matches!(&written, Err(error) if error.kind() == io::ErrorKind::WouldBlock);
+        written
+    }
+
+    fn write_all(&mut self, stream: &TcpStream) -> io::Result<()> {
+        while !self.queue.is_empty() {
+            let written = if let (1, Some(only)) = (self.queue.len(), self.queue.front()) {
+                stream.try_write(only)?
+            } else {
+                let slices: Vec<_> =
+                    self.queue.iter().take(SLICES_MAX).map(|part| IoSlice::new(part)).collect();
+                stream.try_write_vectored(&slices)?
+            };
+            self.advance(written);
+        }
+        // The queue of an idle socket owns nothing.
+        self.queue = VecDeque::new();
+        Ok(())
+    }
+
+    fn advance(&mut self, mut written: usize) {
+        self.bytes -= written;
+        while let Some(first) = self.queue.front_mut() {
+            if written < first.len() {
+                first.advance(written);
+                self.torn |= 0 < written;
+                return;
+            }
+            written -= first.len();
+            self.queue.pop_front();
+            self.torn = false;
+        }
+    }
+
+    fn clear(&mut self, metrics: &RouteMetrics) {
+        self.queue = VecDeque::new();
+        self.bytes = 0;
+        self.torn = false;
+        self.gauge(metrics);
+    }
+
+    /// Brings the gauge up to date.
+    fn gauge(&mut self, metrics: &RouteMetrics) {
+        let signed = |bytes| i64::try_from(bytes).unwrap_or(i64::MAX);
+        if self.bytes != self.gauged {
+            metrics.queued_bytes.add(signed(self.bytes) - signed(self.gauged));
+            self.gauged = self.bytes;
+        }
+    }
+
+    /// Drops what is queued but for a frame that is partly sent.
+    fn forget(&mut self) {
+        self.queue.truncate(usize::from(self.torn));
+        self.bytes = self.queue.iter().map(Bytes::len).sum();
+    }
+}
