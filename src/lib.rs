@@ -4,6 +4,7 @@
 //! Each imports only from modules below it on the ladder that `tests/it/architecture.rs` keeps.
 
 pub mod listener;
+pub mod request;
 pub mod route;
 pub mod websocket;
 pub mod scope;

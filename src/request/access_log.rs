@@ -1,0 +1,132 @@
+//! One line for each handshake, at a bounded rate for those that are refused.
+
+use std::cell::Cell;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use http::StatusCode;
+use http::header;
+use http::request::Parts;
+use tokio::time::Instant;
+
+use crate::listener::ConnInfo;
+use crate::request::Rejection;
+use crate::scope::ClientAddr;
+
+/// Lines about refusals in one second and on one worker. The metrics have them all.
+const REFUSALS_A_SECOND_MAX: u32 = 50;
+/// What is shown of a header or path that a client chose, in characters.
+const SHOWN_MAX: usize = 200;
+
+/// The access log of one worker.
+#[derive(Debug, Default)]
+pub(super) struct AccessLog {
+    second: Cell<Option<Instant>>,
+    written: Cell<u32>,
+}
+
+/// A request as the log shows it.
+#[derive(Debug)]
+pub(super) struct Seen<'a> {
+    pub(super) conn: &'a ConnInfo,
+    pub(super) route: &'a str,
+    pub(super) client: ClientAddr,
+    pub(super) head: &'a Parts,
+    pub(super) took: Duration,
+}
+
+impl AccessLog {
+    pub(super) fn refused(&self, seen: &Seen<'_>, rejection: &Rejection, websocket: bool) {
+        if !self.may_write() {
+            return;
+        }
+        tracing::info!(
+            target: "anteroom::handshake",
+            kind = if websocket { "websocket" } else { "plain" },
+            conn = seen.conn.id,
+            listener = &*seen.conn.listener,
+            client = %seen.client,
+            route = seen.route,
+            method = shown(seen.head.method.as_str()),
+            path = seen.path(),
+            host = seen.header(&header::HOST),
+            origin = seen.header(&header::ORIGIN),
+            status = rejection.status().as_u16(),
+            reason = rejection.label(),
+            ms = seen.ms(),
+            "refused: {rejection}",
+        );
+    }
+
+    /// A head that could not be read, and was answered all the same.
+    pub(super) fn unreadable(
+        &self,
+        conn_id: u64,
+        peer: SocketAddr,
+        status: StatusCode,
+        reason: &'static str,
+        error: &hyper::Error,
+    ) {
+        if self.may_write() {
+            tracing::info!(
+                target: "anteroom::handshake",
+                kind = "plain",
+                conn = conn_id,
+                client = %peer,
+                status = status.as_u16(),
+                reason,
+                "refused: {error}",
+            );
+        }
+    }
+
+    /// Counts a line against this second's share; says how many were left out of the last one.
+    fn may_write(&self) -> bool {
+        let now = Instant::now();
+        if self.second.get().is_none_or(|second| Duration::from_secs(1) <= now - second) {
+            let left_out = self.written.get().saturating_sub(REFUSALS_A_SECOND_MAX);
+            if 0 < left_out {
+                tracing::warn!(target: "anteroom::handshake", left_out, "refusals left out of the log");
+            }
+            self.second.set(Some(now));
+            self.written.set(0);
+        }
+        self.written.set(self.written.get().saturating_add(1));
+        self.written.get() <= REFUSALS_A_SECOND_MAX
+    }
+}
+
+impl Seen<'_> {
+    pub(super) fn log_accepted(&self, generation: u64) {
+        tracing::info!(
+            target: "anteroom::handshake",
+            kind = "websocket",
+            conn = self.conn.id,
+            listener = &*self.conn.listener,
+            client = %self.client,
+            route = self.route,
+            path = self.path(),
+            host = self.header(&header::HOST),
+            origin = self.header(&header::ORIGIN),
+            generation,
+            ms = self.ms(),
+            "accepted",
+        );
+    }
+
+    fn path(&self) -> String {
+        shown(self.head.uri.path())
+    }
+
+    fn header(&self, name: &header::HeaderName) -> Option<String> {
+        self.head.headers.get(name).map(|value| shown(&String::from_utf8_lossy(value.as_bytes())))
+    }
+
+    fn ms(&self) -> f64 {
+        (self.took.as_secs_f64() * 1_000_000.0).round() / 1_000.0
+    }
+}
+
+fn shown(text: &str) -> String {
+    text.chars().take(SHOWN_MAX).collect()
+}
