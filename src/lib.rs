@@ -11,3 +11,4 @@ pub mod scope;
 pub mod session;
 pub mod handler;
 pub mod channel_layer;
+pub mod config;

@@ -1,0 +1,223 @@
+//! The rules of the file: from its shape to values that the stages can use as they are.
+
+mod layer;
+mod route;
+mod room;
+mod respond;
+
+use core::time::Duration;
+use std::collections::HashMap;
+use std::fmt::Display;
+use std::net::{IpAddr, SocketAddr};
+use std::num::NonZeroUsize;
+use std::ops::Range;
+
+use crate::config::diagnostic::{Code, Diagnostic, Findings, Span};
+use crate::config::file::{File, ListenerTable, ServerTable};
+use crate::config::table::At;
+use crate::config::{
+    Config, DrainConfig, ListenerConfig, LogConfig, LogFormat, LogLevel, Secrets, ServerConfig,
+};
+use crate::request::LimitSettings;
+
+/// Applies the rules; `None` only together with an error.
+pub(super) fn compile(file: &File, text: &str, secrets: &dyn Secrets, findings: &Findings) -> Option<Config> {
+    let compiler = Compiler { text, secrets, findings };
+    let server = compiler.server(&file.server);
+    let listeners = compiler.listeners(&file.listeners, &file.server);
+    let trust = compiler.trust(&file.trust);
+    let layer = compiler.layer(&file.layer);
+    let routes = compiler.routes(&file.routes, &file.defaults);
+    Some(Config { server: server?, listeners: listeners?, trust, layer: layer?, routes: routes? })
+}
+
+struct Compiler<'a> {
+    text: &'a str,
+    secrets: &'a dyn Secrets,
+    findings: &'a Findings,
+}
+
+/// `[server]` and the listeners.
+impl Compiler<'_> {
+    fn server(&self, table: &ServerTable) -> Option<ServerConfig> {
+        let admin = match &table.admin {
+            Some(at) => self.address(at),
+            None => Some(SocketAddr::from(([127, 0, 0, 1], 9180))),
+        };
+        let workers = table.workers.as_ref().and_then(|at| NonZeroUsize::new(to_usize(at.value)));
+        let handshakes = value(table.handshakes_per_second.as_ref()).unwrap_or(500);
+        Some(ServerConfig {
+            admin: admin?,
+            workers,
+            log: LogConfig {
+                level: value(table.log_level.as_ref()).unwrap_or(LogLevel::Info),
+                format: value(table.log_format.as_ref()).unwrap_or(LogFormat::Text),
+            },
+            drain: DrainConfig {
+                shutdown: value(table.drain_shutdown.as_ref()).unwrap_or(Duration::from_secs(30)),
+                grace: value(table.drain_grace.as_ref()).unwrap_or(Duration::from_secs(5)),
+            },
+            limits: LimitSettings {
+                connections: to_usize(value(table.connections.as_ref()).unwrap_or(50_000)),
+                per_ip: to_usize(value(table.per_ip.as_ref()).unwrap_or(200)),
+                handshakes_per_second: u32::try_from(handshakes).unwrap_or(u32::MAX),
+            },
+        })
+    }
+
+    fn listeners(&self, tables: &[ListenerTable], server: &ServerTable) -> Option<Vec<ListenerConfig>> {
+        if tables.is_empty() {
+            let address = SocketAddr::from(([127, 0, 0, 1], 8000));
+            return Some(vec![ListenerConfig { name: "public".to_owned(), address }]);
+        }
+        let mut names = Unique::new("listener name");
+        // An admin address that is none is reported with `[server]`.
+        let admin = server.admin.as_ref().and_then(|at| Some((at.value.parse().ok()?, at.span.clone())));
+        let mut addresses: Vec<(SocketAddr, Span)> = admin.into_iter().collect();
+        let mut listeners = Vec::new();
+        for table in tables {
+            let name = table.name.as_ref().filter(|at| self.is_name("listener", at) & names.add(self, at));
+            let Some(at) = &table.address else { continue };
+            let Some(address) = self.address(at) else { continue };
+            if let Some((_, other)) = addresses.iter().find(|(other, _)| overlap(address, *other)) {
+                let message = format!("the address `{address}` is already taken");
+                let diagnostic = Diagnostic::new(Code::Duplicate, at.span.clone(), message);
+                self.findings.push(diagnostic.with(other.clone(), "taken here"));
+                continue;
+            }
+            addresses.push((address, at.span.clone()));
+            if let Some(name) = name {
+                listeners.push(ListenerConfig { name: name.value.clone(), address });
+            }
+        }
+        (listeners.len() == tables.len()).then_some(listeners)
+    }
+
+    fn address(&self, at: &At<String>) -> Option<SocketAddr> {
+        let text = at.value.as_str();
+        if let Ok(address) = text.parse() {
+            return Some(address);
+        }
+        let later = [("unix:", "a UNIX socket"), ("fd:", "a socket handed over by systemd")];
+        if let Some((_, what)) = later.iter().find(|(prefix, _)| text.starts_with(prefix)) {
+            let message = format!("{what} as an address is not supported yet");
+            let help = "write an IP address and a port, such as `127.0.0.1:8000`";
+            self.push(Diagnostic::new(Code::NotSupportedYet, at.span.clone(), message).help(help));
+            return None;
+        }
+        let (host, port) = text.rsplit_once(':').unwrap_or(("", text));
+        let port = port.parse::<u16>().ok();
+        let help = match (host, port) {
+            ("" | "*", Some(port)) => {
+                format!(
+                    "write `127.0.0.1:{port}` for this machine alone, `0.0.0.0:{port}` for every interface"
+                )
+            }
+            ("localhost", Some(port)) => format!("write `127.0.0.1:{port}`"),
+            _ => match text.parse() {
+                Ok(ip) => format!("add the port: `{}`", SocketAddr::new(ip, 8000)),
+                Err(_) => {
+                    "write an IP address and a port, such as `127.0.0.1:8000` or `[::1]:8000`".to_owned()
+                }
+            },
+        };
+        let message = format!("`{text}` is no address to listen on");
+        self.push(Diagnostic::new(Code::Address, at.span.clone(), message).help(help));
+        None
+    }
+
+    /// A name becomes a metric label: 1 to 64 ASCII letters, digits, `-`, `_` or `.`, a letter or digit first.
+    fn is_name(&self, what: &str, at: &At<String>) -> bool {
+        let text = at.value.as_str();
+        let fits = (1..=64).contains(&text.len())
+            && text.starts_with(|ch: char| ch.is_ascii_alphanumeric())
+            && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte));
+        if !fits {
+            let message = format!("`{text}` is no name for a {what}");
+            let help = "use 1 to 64 ASCII letters, digits, `-`, `_` or `.`, and begin with a letter or digit";
+            let diagnostic = Diagnostic::new(Code::Name, at.span.clone(), message).help(help);
+            let len = text.chars().count();
+            self.push(if len <= 64 { diagnostic } else { diagnostic.label(format!("{len} characters")) });
+        }
+        fits
+    }
+}
+
+impl Compiler<'_> {
+    fn push(&self, diagnostic: Diagnostic) {
+        self.findings.push(diagnostic);
+    }
+
+    /// Reports a text that a constructor of another stage refused.
+    fn refuse(&self, code: Code, at: &At<String>, help: impl Into<String>, error: &impl Display) {
+        let message = format!("`{}`: {error}", at.value);
+        self.push(Diagnostic::new(code, at.span.clone(), message).help(help));
+    }
+
+    /// The place of a part of a string; the whole string where escapes stand in the way.
+    fn inside(&self, at: &At<String>, part: &Range<usize>) -> Span {
+        let raw = self.text.get(at.span.clone()).unwrap_or_default();
+        let opening = ["'''\r\n", "'''\n", "'''", "\"\"\"\r\n", "\"\"\"\n", "\"\"\"", "'", "\""];
+        let opening = opening.iter().find(|opening| raw.starts_with(**opening));
+        let Some((opening, content)) =
+            opening.and_then(|opening| Some((opening, raw.strip_prefix(opening)?)))
+        else {
+            return at.span.clone();
+        };
+        if !content.starts_with(&at.value) {
+            return at.span.clone();
+        }
+        let start = at.span.start + opening.len();
+        start + part.start..start + part.end
+    }
+}
+
+/// What must not be there twice.
+struct Unique<'a> {
+    what: &'static str,
+    first: HashMap<&'a str, &'a Span>,
+}
+
+impl<'a> Unique<'a> {
+    fn new(what: &'static str) -> Self {
+        Self { what, first: HashMap::new() }
+    }
+
+    fn add(&mut self, compiler: &Compiler<'_>, at: &'a At<String>) -> bool {
+        let Some(first) = self.first.get(at.value.as_str()) else {
+            self.first.insert(&at.value, &at.span);
+            return true;
+        };
+        let message = format!("the {} `{}` stands here a second time", self.what, at.value);
+        let diagnostic = Diagnostic::new(Code::Duplicate, at.span.clone(), message);
+        compiler.push(diagnostic.with((*first).clone(), "first here"));
+        false
+    }
+}
+
+/// Whether two sockets cannot listen on these at once. Port 0 is another port each time.
+fn overlap(one: SocketAddr, other: SocketAddr) -> bool {
+    let any = |ip: IpAddr| ip.is_unspecified();
+    one.port() == other.port()
+        && one.port() != 0
+        && (one.ip() == other.ip()
+            || (one.is_ipv4() == other.is_ipv4() && (any(one.ip()) || any(other.ip()))))
+}
+
+fn value<T: Copy>(at: Option<&At<T>>) -> Option<T> {
+    at.map(|at| at.value)
+}
+
+fn items<T>(at: Option<&At<Vec<At<T>>>>) -> impl Iterator<Item = &At<T>> {
+    at.into_iter().flat_map(|at| &at.value)
+}
+
+/// All values, if each of them is one; each is made in any case, so that all errors are reported.
+fn all<T>(values: impl IntoIterator<Item = Option<T>>) -> Option<Vec<T>> {
+    let values: Vec<_> = values.into_iter().collect();
+    values.into_iter().collect()
+}
+
+fn to_usize(value: u64) -> usize {
+    usize::try_from(value).unwrap_or(usize::MAX)
+}

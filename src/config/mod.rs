@@ -1,0 +1,291 @@
+//! From the text of `routes.toml` to plain values, or to what is wrong with it.
+//!
+//! Pure: the caller reads the file, and [`Secrets`] reads what the file keeps elsewhere.
+
+mod file;
+mod table;
+mod compile;
+mod diagnostic;
+mod units;
+mod print;
+mod starter;
+
+use core::time::Duration;
+use std::net::SocketAddr;
+use std::num::NonZeroUsize;
+
+use crate::channel_layer;
+use crate::channel_layer::{PubSubConfig, RedisUrl, Secret, Serializer, SerializerFormat};
+use crate::handler::{Respond, Room};
+use crate::request::{
+    ForwardedHeaders, HostPattern, LimitSettings, OriginPolicy, TrustedProxies, TrustedProxy,
+};
+use crate::route::Pattern;
+use crate::session::{Ping, Queue};
+
+pub use self::diagnostic::{Code, Diagnostic, Diagnostics, Severity};
+pub use self::print::print;
+pub use self::starter::STARTER;
+
+use self::diagnostic::Findings;
+
+/// Reads the text of a file; `name` is what messages call it.
+///
+/// # Errors
+///
+/// All findings, when at least one of them refuses the file: the fault of who edited it.
+pub fn load(name: &str, text: &str, secrets: &dyn Secrets) -> Result<Loaded, Diagnostics> {
+    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
+    let findings = Findings::default();
+    let config =
+        file::read(text, &findings).and_then(|file| compile::compile(&file, text, secrets, &findings));
+    let refused = findings.has_errors();
+    let diagnostics = Diagnostics::new(name, text, findings);
+    match config {
+        Some(config) if !refused => Ok(Loaded { config, warnings: diagnostics }),
+        _ => Err(diagnostics),
+    }
+}
+
+/// A file that is taken.
+#[derive(Debug)]
+pub struct Loaded {
+    /// What it says.
+    pub config: Config,
+    /// What its author should look at all the same; may be empty.
+    pub warnings: Diagnostics,
+}
+
+/// Reads the secrets that a file keeps elsewhere.
+pub trait Secrets {
+    /// The text of the secret, without a line end after it.
+    ///
+    /// # Errors
+    ///
+    /// Why there is none, as half a sentence without anything secret in it, such as "it is not set".
+    fn read(&self, source: &SecretSource) -> Result<String, String>;
+}
+
+impl<F: Fn(&SecretSource) -> Result<String, String>> Secrets for F {
+    fn read(&self, source: &SecretSource) -> Result<String, String> {
+        self(source)
+    }
+}
+
+/// Where a secret is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum SecretSource {
+    /// `{ env = "NAME" }`: in an environment variable.
+    Env(String),
+    /// `{ file = "path" }`: in a file.
+    File(String),
+}
+
+/// What a file says, with every default filled in.
+#[derive(Debug)]
+pub struct Config {
+    /// `[server]`.
+    pub server: ServerConfig,
+    /// `[[listener]]`, at least one.
+    pub listeners: Vec<ListenerConfig>,
+    /// `[trust]`.
+    pub trust: TrustConfig,
+    /// `[layer]`.
+    pub layer: LayerConfig,
+    /// `[[route]]` in file order, at least one.
+    pub routes: Vec<RouteConfig>,
+}
+
+/// The process as a whole.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ServerConfig {
+    /// Where metrics and health are served.
+    pub admin: SocketAddr,
+    /// How many workers hold sockets; `None` for as many as processor affinity and cgroup allow.
+    pub workers: Option<NonZeroUsize>,
+    /// What is logged.
+    pub log: LogConfig,
+    /// How the process ends.
+    pub drain: DrainConfig,
+    /// Limits over all routes, each at least 1.
+    pub limits: LimitSettings,
+}
+
+/// `server.log`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LogConfig {
+    /// How much is logged.
+    pub level: LogLevel,
+    /// How a line looks.
+    pub format: LogFormat,
+}
+
+/// How much is logged, each level with those before it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogLevel {
+    /// Our own faults.
+    Error,
+    /// What someone should look at.
+    Warn,
+    /// One line a handshake and one a close.
+    Info,
+    /// What clients do wrong.
+    Debug,
+    /// Everything.
+    Trace,
+}
+
+/// How a log line looks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+/// `server.drain`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DrainConfig {
+    /// Over how long the closes are spread when the process ends.
+    pub shutdown: Duration,
+    /// How long readiness fails before the first close.
+    pub grace: Duration,
+}
+
+/// `[[listener]]`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ListenerConfig {
+    /// Unique; a metric label.
+    pub name: String,
+    /// Where it listens; port 0 for one that is free.
+    pub address: SocketAddr,
+}
+
+/// `[trust]`: whom to believe who the client is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TrustConfig {
+    /// The networks of trusted proxies.
+    pub proxies: Vec<TrustedProxy>,
+    /// The headers that they set.
+    pub headers: ForwardedHeaders,
+}
+
+impl TrustConfig {
+    /// The networks as a set to ask.
+    pub fn trusted_proxies(&self) -> TrustedProxies {
+        self.proxies.iter().copied().collect()
+    }
+}
+
+/// `[layer]`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum LayerConfig {
+    /// `memory`.
+    Memory,
+    /// `channels_redis.pubsub`.
+    PubSub {
+        /// The servers, at least one. Their order decides which group is where.
+        hosts: Vec<RedisUrl>,
+        /// What stands in front of every Redis channel.
+        prefix: String,
+        /// The first encrypts, any decrypts; none for messages in clear.
+        symmetric_encryption_keys: Vec<Secret>,
+        /// How messages are written.
+        serializer_format: SerializerFormat,
+    },
+}
+
+impl LayerConfig {
+    /// The same in the terms of the channel layer.
+    pub fn to_channel_layer(&self) -> channel_layer::LayerConfig {
+        match self {
+            Self::Memory => channel_layer::LayerConfig::Memory,
+            Self::PubSub { hosts, prefix, symmetric_encryption_keys, serializer_format } => {
+                channel_layer::LayerConfig::PubSub(PubSubConfig {
+                    hosts: hosts.clone(),
+                    prefix: prefix.clone(),
+                    serializer: Serializer::new(*serializer_format, symmetric_encryption_keys),
+                    ..PubSubConfig::default()
+                })
+            }
+        }
+    }
+}
+
+/// `[[route]]`, with what `[defaults]` gave it.
+#[derive(Debug)]
+pub struct RouteConfig {
+    /// Unique; a metric label.
+    pub name: String,
+    /// The key that the pattern stands under.
+    pub pattern_key: PatternKey,
+    /// The paths that it takes.
+    pub pattern: Pattern,
+    /// The hosts that it serves.
+    pub hosts: Vec<HostPattern>,
+    /// The origins of WebSocket handshakes that it takes.
+    pub origins: OriginPolicy,
+    /// Pings of the server.
+    pub ping: Ping,
+    /// The longest message of a client, in bytes, over all its fragments.
+    pub message_bytes_max: usize,
+    /// What waits to be written to one socket.
+    pub queue: Queue,
+    /// The subprotocols it speaks; the order of what the client offers decides.
+    pub subprotocols: Vec<String>,
+    /// What it does with those it takes.
+    pub handler: HandlerConfig,
+}
+
+/// The two forms of a pattern.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum PatternKey {
+    /// `path`: the whole path, leading slash included.
+    Path,
+    /// `re_path`: as in Django.
+    RePath,
+}
+
+impl PatternKey {
+    /// The key as it is written.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Path => "path",
+            Self::RePath => "re_path",
+        }
+    }
+}
+
+/// `handler` and the keys that belong to it.
+#[derive(Debug)]
+pub enum HandlerConfig {
+    /// `room`.
+    Room(Room),
+    /// `echo`.
+    Echo,
+    /// `respond`.
+    Respond(Respond),
+}
+
+impl HandlerConfig {
+    /// The word after `handler =`.
+    pub fn word(&self) -> &'static str {
+        match self {
+            Self::Room(_) => "room",
+            Self::Echo => "echo",
+            Self::Respond(_) => "respond",
+        }
+    }
+
+    /// Whether it takes WebSocket handshakes; otherwise it takes plain requests.
+    pub fn is_websocket(&self) -> bool {
+        match self {
+            Self::Room(_) | Self::Echo => true,
+            Self::Respond(_) => false,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

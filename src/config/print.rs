@@ -1,0 +1,195 @@
+//! The configuration in force as a file again: every default written out, secrets masked.
+
+use std::fmt::Write as _;
+
+use http::{HeaderMap, header};
+
+use crate::config::file::{
+    FORMATS, LOG_FORMATS, LOG_LEVELS, NO_ORIGIN, QUEUE_FULL, SERIALIZER_FORMATS, TRUSTED_HEADERS,
+};
+use crate::config::units::{format_duration, format_size};
+use crate::config::{Config, HandlerConfig, LayerConfig, RouteConfig, ServerConfig};
+use crate::handler::{Format, Respond, Room};
+
+/// The configuration as a file that reads as the same again, but for the secrets: each is `***`.
+pub fn print(config: &Config) -> String {
+    let mut out = Printer { text: String::new() };
+    out.line("version", "1");
+    out.server(&config.server);
+    for listener in &config.listeners {
+        out.header("[[listener]]");
+        out.line("name", &quoted(&listener.name));
+        out.line("address", &quoted(&listener.address.to_string()));
+    }
+    out.header("[trust]");
+    out.line("proxies", &list(&config.trust.proxies));
+    out.line("headers", &quoted(TRUSTED_HEADERS.word(config.trust.headers)));
+    out.layer(&config.layer);
+    for route in &config.routes {
+        out.route(route);
+    }
+    out.text
+}
+
+struct Printer {
+    text: String,
+}
+
+impl Printer {
+    fn header(&mut self, header: &str) {
+        self.text.push('\n');
+        self.text.push_str(header);
+        self.text.push('\n');
+    }
+
+    fn line(&mut self, key: &str, value: &str) {
+        // Writing to a `String` does not fail.
+        let _infallible = writeln!(self.text, "{key} = {value}");
+    }
+
+    fn server(&mut self, server: &ServerConfig) {
+        self.header("[server]");
+        self.line("admin", &quoted(&server.admin.to_string()));
+        match server.workers {
+            Some(workers) => self.line("workers", &workers.to_string()),
+            None => self.text.push_str("# workers: as many as processor affinity and cgroup allow\n"),
+        }
+        let (level, format) = (LOG_LEVELS.word(server.log.level), LOG_FORMATS.word(server.log.format));
+        self.line("log", &table(&[("level", quoted(level)), ("format", quoted(format))]));
+        let shutdown = quoted(&format_duration(server.drain.shutdown));
+        let grace = quoted(&format_duration(server.drain.grace));
+        self.line("drain", &table(&[("shutdown", shutdown), ("grace", grace)]));
+        let limits = [
+            ("connections", server.limits.connections.to_string()),
+            ("per_ip", server.limits.per_ip.to_string()),
+            ("handshakes_per_second", server.limits.handshakes_per_second.to_string()),
+        ];
+        self.line("limits", &table(&limits));
+    }
+
+    fn layer(&mut self, layer: &LayerConfig) {
+        self.header("[layer]");
+        match layer {
+            LayerConfig::Memory => self.line("backend", &quoted("memory")),
+            LayerConfig::PubSub { hosts, prefix, symmetric_encryption_keys, serializer_format } => {
+                self.line("backend", &quoted("channels_redis.pubsub"));
+                self.line("hosts", &list(hosts));
+                self.line("prefix", &quoted(prefix));
+                self.line("symmetric_encryption_keys", &list(symmetric_encryption_keys));
+                self.line("serializer_format", &quoted(SERIALIZER_FORMATS.word(*serializer_format)));
+            }
+        }
+    }
+
+    fn route(&mut self, route: &RouteConfig) {
+        self.header("[[route]]");
+        self.line("name", &quoted(&route.name));
+        self.line(route.pattern_key.as_str(), &quoted(route.pattern.as_str()));
+        self.line("handler", &quoted(route.handler.word()));
+        self.line("hosts", &list(&route.hosts));
+        if route.handler.is_websocket() {
+            self.line("origins", &list(&route.origins.patterns));
+            self.line("no_origin", &quoted(NO_ORIGIN.word(route.origins.no_origin)));
+            let every = quoted(&format_duration(route.ping.every));
+            let timeout = quoted(&format_duration(route.ping.timeout));
+            self.line("ping", &table(&[("every", every), ("timeout", timeout)]));
+            self.line("max_message", &size(route.message_bytes_max));
+            let full = quoted(QUEUE_FULL.word(route.queue.full));
+            self.line("queue", &table(&[("bytes", size(route.queue.bytes_max)), ("full", full)]));
+            self.line("subprotocols", &list(&route.subprotocols));
+        }
+        match &route.handler {
+            HandlerConfig::Room(room) => self.room(room),
+            HandlerConfig::Echo => (),
+            HandlerConfig::Respond(respond) => self.respond(respond),
+        }
+    }
+
+    fn room(&mut self, room: &Room) {
+        if let Some(group) = &room.group {
+            self.line("group", &quoted(group.as_str()));
+        }
+        self.line("format", &quoted(FORMATS.word(room.format)));
+        self.line("publish", if room.publish { "true" } else { "false" });
+        let pick = |pick: &[String]| match room.format {
+            Format::Json | Format::Text => Some(("pick", list(pick))),
+            Format::Raw => None,
+        };
+        if room.publish {
+            let mut receive = vec![("type", quoted(&room.receive.kind))];
+            receive.extend(pick(&room.receive.pick));
+            self.line("receive", &table(&receive));
+        }
+        let events: Vec<_> = room
+            .deliver
+            .iter()
+            .map(|deliver| {
+                let entry: Vec<_> = pick(&deliver.pick).into_iter().collect();
+                (quoted(&deliver.kind), table(&entry))
+            })
+            .collect();
+        self.line("deliver", &table(&events));
+        if room.format == Format::Text {
+            self.line("welcome", &quoted(room.welcome.as_deref().unwrap_or_default()));
+            self.line("username", &quoted(room.username.as_str()));
+        }
+    }
+
+    fn respond(&mut self, respond: &Respond) {
+        self.line("status", &respond.status.as_u16().to_string());
+        if let Some(location) = respond.headers.get(header::LOCATION) {
+            self.line("location", &quoted(&String::from_utf8_lossy(location.as_bytes())));
+        }
+        self.line("headers", &headers(&respond.headers));
+        self.line("body", &quoted(&String::from_utf8_lossy(&respond.body)));
+    }
+}
+
+fn headers(headers: &HeaderMap) -> String {
+    let other = headers.iter().filter(|(name, _)| *name != header::LOCATION);
+    let entries: Vec<_> = other
+        .map(|(name, value)| (quoted(name.as_str()), quoted(&String::from_utf8_lossy(value.as_bytes()))))
+        .collect();
+    table(&entries)
+}
+
+fn size(bytes: usize) -> String {
+    quoted(&format_size(u64::try_from(bytes).unwrap_or(u64::MAX)))
+}
+
+fn list(items: &[impl ToString]) -> String {
+    let items: Vec<_> = items.iter().map(|item| quoted(&item.to_string())).collect();
+    format!("[{}]", items.join(", "))
+}
+
+fn table(entries: &[(impl AsRef<str>, String)]) -> String {
+    if entries.is_empty() {
+        return "{}".to_owned();
+    }
+    let entries: Vec<_> = entries.iter().map(|(key, value)| format!("{} = {value}", key.as_ref())).collect();
+    format!("{{ {} }}", entries.join(", "))
+}
+
+/// A string of TOML: a literal one for patterns, so that they read as they were written, a basic one otherwise.
+fn quoted(text: &str) -> String {
+    let plain = |ch: char| !ch.is_control() && ch != '\'';
+    if text.contains(['\\', '"']) && text.chars().all(plain) {
+        return format!("'{text}'");
+    }
+    let mut out = String::from("\"");
+    for ch in text.chars() {
+        match ch {
+            '"' | '\\' => out.extend(['\\', ch]),
+            '\n' => out.push_str("\\n"),
+            '\t' => out.push_str("\\t"),
+            '\r' => out.push_str("\\r"),
+            ch if ch.is_control() => {
+                // Writing to a `String` does not fail.
+                let _infallible = write!(out, "\\u{:04X}", u32::from(ch));
+            }
+            ch => out.push(ch),
+        }
+    }
+    out.push('"');
+    out
+}
