@@ -12,3 +12,7 @@ pub mod session;
 pub mod handler;
 pub mod channel_layer;
 pub mod config;
+pub mod reload;
+pub mod admin;
+pub mod server;
+pub mod cli;

@@ -1,0 +1,233 @@
+//! The command line.
+
+mod logging;
+
+use std::fs::OpenOptions;
+use std::io;
+use std::io::{IsTerminal as _, Write as _};
+use std::net::{IpAddr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use anyhow::Context as _;
+use clap::{Args, Parser, Subcommand};
+use tokio::runtime;
+
+use crate::config;
+use crate::config::{Diagnostics, Loaded, LogFormat, STARTER};
+use crate::reload;
+use crate::reload::{FileSecrets, Running};
+use crate::server;
+use crate::server::{Addresses, Start};
+
+/// `EX_CONFIG` of `sysexits.h`.
+const EXIT_CONFIG: u8 = 78;
+/// What is served when no file is given.
+const DEMO: &str = include_str!("demo.toml");
+
+const CHECK_EXIT_CODES: &str = "\
+Exit codes:
+  0   The file would be served, perhaps with warnings
+  78  It would not, or it cannot be read";
+
+/// A WebSocket edge server for Django Channels.
+#[derive(Debug, Parser)]
+#[command(name = "anteroom", version, args_conflicts_with_subcommands = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Option<Command>,
+    #[command(flatten)]
+    serve: Serve,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Serve; the same as no command
+    Serve(Serve),
+    /// Say what is wrong with a configuration
+    #[command(after_help = CHECK_EXIT_CODES)]
+    Check {
+        /// The file to check
+        #[arg(default_value = "routes.toml")]
+        file: PathBuf,
+        /// Print the findings as a JSON array
+        #[arg(long)]
+        json: bool,
+    },
+    /// Print a configuration with every default filled in and secrets masked
+    Print {
+        /// The file to print; the built-in chat without one
+        file: Option<PathBuf>,
+    },
+    /// Write a commented configuration to begin with
+    Init {
+        /// The file to write; one that exists is left alone
+        #[arg(default_value = "routes.toml")]
+        file: PathBuf,
+    },
+}
+
+#[derive(Args, Debug)]
+struct Serve {
+    /// The configuration, watched while the server runs; without one a chat is served to try things out
+    #[arg(short, long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// The address of the first listener, in place of the configured one
+    #[arg(short, long, value_name = "ADDRESS")]
+    bind: Option<IpAddr>,
+    /// The port of the first listener, in place of the configured one; 0 for one that is free
+    #[arg(short, long)]
+    port: Option<u16>,
+}
+
+/// Runs the program. Exit codes: 0, 1 for what went wrong, 2 for wrong arguments, 78 for a wrong configuration.
+pub fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let done = match cli.command {
+        None => serve(cli.serve),
+        Some(Command::Serve(args)) => serve(args),
+        Some(Command::Check { file, json }) => Ok(check(&file, json)),
+        Some(Command::Print { file }) => print(file.as_deref()),
+        Some(Command::Init { file }) => init(&file),
+    };
+    done.unwrap_or_else(|error| {
+        complain(&format!("error: {error:#}\n"));
+        ExitCode::FAILURE
+    })
+}
+
+fn serve(args: Serve) -> anyhow::Result<ExitCode> {
+    let (loaded, digest) = match load(args.config.as_deref())? {
+        Ok(loaded) => loaded,
+        Err(exit) => return Ok(exit),
+    };
+    let mut config = loaded.config;
+    // Who reads the log as JSON reads everything as JSON.
+    let warnings_in_log = config.server.log.format == LogFormat::Json;
+    if !warnings_in_log {
+        report(&loaded.warnings);
+    }
+    let running = Running::of(&config);
+    if let Some(first) = config.listeners.first_mut() {
+        let address = args.bind.unwrap_or(first.address.ip());
+        let port = args.port.unwrap_or(first.address.port());
+        first.address = SocketAddr::new(address, port);
+    }
+    let (_log, apply_log) = logging::start(config.server.log);
+    if warnings_in_log && !loaded.warnings.is_empty() {
+        tracing::warn!("the configuration has warnings\n{}", loaded.warnings.render(false).trim_end());
+    }
+    let demo = args.config.is_none();
+    let start = Start {
+        config,
+        running,
+        digest,
+        file: args.config,
+        apply_log: Box::new(apply_log),
+        announce: Box::new(move |addresses| announce(addresses, demo)),
+    };
+    let runtime = runtime::Builder::new_current_thread().enable_all().build()?;
+    let ran = runtime.block_on(server::run(start));
+    // A look-up of a name that nobody answers would hold up the end for as long as it likes.
+    runtime.shutdown_background();
+    ran?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn check(file: &Path, json: bool) -> ExitCode {
+    let name = file.display().to_string();
+    let loaded = reload::read(file)
+        .map_err(|error| Diagnostics::unreadable(&name, error))
+        .and_then(|text| config::load(&name, &text, &FileSecrets::beside(file)));
+    let (findings, exit) = match loaded {
+        Ok(loaded) => (loaded.warnings, ExitCode::SUCCESS),
+        Err(errors) => (errors, ExitCode::from(EXIT_CONFIG)),
+    };
+    if json {
+        say(&format!("{:#}\n", findings.to_json()));
+    } else {
+        report(&findings);
+        if exit == ExitCode::SUCCESS {
+            say(&format!("{name}: ok\n"));
+        }
+    }
+    exit
+}
+
+fn print(file: Option<&Path>) -> anyhow::Result<ExitCode> {
+    match load(file)? {
+        Ok((loaded, _)) => {
+            report(&loaded.warnings);
+            say(&config::print(&loaded.config));
+            Ok(ExitCode::SUCCESS)
+        }
+        Err(exit) => Ok(exit),
+    }
+}
+
+fn init(file: &Path) -> anyhow::Result<ExitCode> {
+    let created = OpenOptions::new().write(true).create_new(true).open(file);
+    let mut created = created.map_err(|error| match error.kind() {
+        io::ErrorKind::AlreadyExists => {
+            anyhow::anyhow!("{} exists already and is left as it is; name another file", file.display())
+        }
+        _ => anyhow::Error::new(error).context(format!("cannot write {}", file.display())),
+    })?;
+    created.write_all(STARTER.as_bytes()).with_context(|| format!("cannot write {}", file.display()))?;
+    say(&format!("wrote {0}; serve it with `anteroom -c {0}`\n", file.display()));
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Reads and compiles a configuration; prints what is wrong with it and gives the exit code.
+fn load(file: Option<&Path>) -> anyhow::Result<Result<(Loaded, String), ExitCode>> {
+    let (name, text) = match file {
+        Some(file) => {
+            (file.display().to_string(), reload::read(file).with_context(|| file.display().to_string())?)
+        }
+        None => ("the built-in chat".to_owned(), DEMO.to_owned()),
+    };
+    let secrets = FileSecrets::beside(file.unwrap_or(Path::new("")));
+    match config::load(&name, &text, &secrets) {
+        Ok(loaded) => Ok(Ok((loaded, reload::digest(&text)))),
+        Err(errors) => {
+            report(&errors);
+            Ok(Err(ExitCode::from(EXIT_CONFIG)))
+        }
+    }
+}
+
+fn announce(addresses: &Addresses, demo: bool) {
+    let mut lines = vec![format!("anteroom {} is listening", env!("CARGO_PKG_VERSION"))];
+    for (name, address) in &addresses.listeners {
+        lines.push(format!("  {name:<10} http://{address}/"));
+    }
+    lines.push(format!("  {:<10} http://{}/metrics", "admin", addresses.admin));
+    if let (true, Some((_, address))) = (demo, addresses.listeners.first()) {
+        lines.push(format!(
+            "no configuration was given, so this is a chat to try out: open http://{address}/ in two tabs"
+        ));
+        lines.push(format!("  {:<10} ws://{address}/chat/ROOM/", "rooms"));
+        lines.push(format!("  {:<10} ws://{address}/echo/", "echo"));
+        lines.push("`anteroom init` writes a configuration to begin with".to_owned());
+    }
+    lines.push(String::new());
+    say(&lines.join("\n"));
+}
+
+/// Prints what was asked for. Nobody listening is no error: the server must outlive its terminal.
+fn say(text: &str) {
+    let mut out = io::stdout().lock();
+    out.write_all(text.as_bytes()).and_then(|()| out.flush()).unwrap_or_default();
+}
+
+/// Prints the findings on a configuration, if there are any.
+fn report(findings: &Diagnostics) {
+    if !findings.is_empty() {
+        complain(&format!("{}\n", findings.render(io::stderr().is_terminal()).trim_end()));
+    }
+}
+
+/// Prints what is wrong.
+fn complain(text: &str) {
+    io::stderr().lock().write_all(text.as_bytes()).unwrap_or_default();
+}

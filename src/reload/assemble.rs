@@ -1,0 +1,184 @@
+//! From a configuration to the snapshot that requests are decided by.
+
+use std::collections::HashSet;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use http::StatusCode;
+
+use crate::config::{Config, HandlerConfig};
+use crate::handler::Handler;
+use crate::request;
+use crate::request::{Drain, Live, RouteRules, Rules, Snapshot, Takes, Target, TargetKind};
+use crate::route::PatternError;
+use crate::session;
+use crate::session::Profile;
+
+/// Digits of the SHA-256 that stand for a configuration in metrics and logs.
+const HASH_LEN: usize = 8;
+
+/// Gives each route its metric handles.
+#[derive(Clone, Debug)]
+pub struct Assembly {
+    requests: Arc<request::Metrics>,
+    sessions: Arc<session::Metrics>,
+    /// How many snapshots have their handles and are not in force yet.
+    pending: Arc<Mutex<usize>>,
+}
+
+/// A snapshot's way into force, to be dropped once it is.
+///
+/// No route is forgotten meanwhile: the new ones are in nobody's table yet and would be taken for removed
+/// ones, and their counts would never be seen.
+#[derive(Debug)]
+#[must_use]
+pub struct Pending(Arc<Mutex<usize>>);
+
+impl Assembly {
+    /// Handles are taken from these.
+    pub fn new(requests: Arc<request::Metrics>, sessions: Arc<session::Metrics>) -> Self {
+        Self { requests, sessions, pending: Arc::default() }
+    }
+
+    /// Open sockets, of whatever route.
+    pub fn open_sockets(&self) -> i64 {
+        self.sessions.open()
+    }
+
+    /// Makes the snapshot of a configuration with this SHA-256, in hex.
+    ///
+    /// # Errors
+    ///
+    /// The patterns are each right, but together larger than the matcher may be.
+    pub fn snapshot(
+        &self,
+        config: Config,
+        generation: u64,
+        digest: &str,
+    ) -> Result<(Snapshot, Pending), PatternError> {
+        // Before the first handle is taken.
+        let pending = Pending::begin(&self.pending);
+        let limits = config.server.limits;
+        let drain = Drain { grace: config.server.drain.grace, over: config.server.drain.shutdown };
+        let mut routes = Vec::with_capacity(config.routes.len());
+        for route in config.routes {
+            let name: Arc<str> = route.name.into();
+            let metrics = self.requests.route(&name);
+            let socket = |handler| {
+                TargetKind::WebSocket(Arc::new(Profile {
+                    route: Arc::clone(&name),
+                    handler,
+                    ping: route.ping,
+                    message_bytes_max: route.message_bytes_max,
+                    queue: route.queue,
+                    metrics: self.sessions.route(&name),
+                }))
+            };
+            let (takes, kind) = match route.handler {
+                HandlerConfig::Room(room) => (Takes::WebSocket, socket(Handler::Room(room))),
+                HandlerConfig::Echo => (Takes::WebSocket, socket(Handler::Echo)),
+                HandlerConfig::Respond(respond) => (Takes::Plain, TargetKind::Respond(respond)),
+            };
+            match &kind {
+                TargetKind::WebSocket(_) => metrics.begin(&[StatusCode::UPGRADE_REQUIRED]),
+                TargetKind::Respond(respond) => metrics.begin(&[respond.status, StatusCode::BAD_REQUEST]),
+            }
+            let rules = RouteRules {
+                name,
+                hosts: route.hosts,
+                origins: route.origins,
+                subprotocols: route.subprotocols,
+                takes,
+                target: Target { metrics, kind },
+            };
+            routes.push((route.pattern, rules));
+        }
+        let rules = Rules::new(config.trust.trusted_proxies(), config.trust.headers, routes)?;
+        let hash = digest.chars().take(HASH_LEN).collect();
+        Ok((Snapshot { generation, hash, rules, limits, drain }, pending))
+    }
+
+    /// The routes that are not in force and have no socket any more. To be asked before a scrape, which shows
+    /// their last values, and forgotten after it.
+    pub fn gone_routes(&self, in_force: &Snapshot) -> Vec<Arc<str>> {
+        let kept: HashSet<_> = in_force.rules.routes().iter().map(|route| &*route.name).collect();
+        let mut gone = self.requests.route_names();
+        gone.retain(|name| !kept.contains(&**name) && !self.sessions.has_sockets(name));
+        gone
+    }
+
+    /// Forgets the series of those of these routes that are still gone. While a snapshot is on its way into
+    /// force it forgets nothing, for the next scrape can.
+    pub fn forget_routes(&self, gone: &[Arc<str>], live: &Live) {
+        // Whoever wants handles for a snapshot waits for this lock.
+        let pending = self.pending.lock().unwrap_or_else(PoisonError::into_inner);
+        if gone.is_empty() || 0 < *pending {
+            return;
+        }
+        for name in self.gone_routes(&live.load()).iter().filter(|name| gone.contains(name)) {
+            self.requests.forget_route(name);
+            self.sessions.forget_route(name);
+        }
+    }
+}
+
+impl Pending {
+    fn begin(pending: &Arc<Mutex<usize>>) -> Self {
+        *pending.lock().unwrap_or_else(PoisonError::into_inner) += 1;
+        Self(Arc::clone(pending))
+    }
+}
+
+impl Drop for Pending {
+    fn drop(&mut self) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) -= 1;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use prometheus::{Registry, TextEncoder};
+
+    use super::*;
+    use crate::config;
+    use crate::reload::FileSecrets;
+
+    #[test]
+    fn routes_on_their_way_into_force_are_not_forgotten() {
+        let registry = Registry::new();
+        let requests = Arc::new(request::Metrics::register(&registry).unwrap());
+        let sessions = Arc::new(session::Metrics::register(&registry).unwrap());
+        let assembly = Assembly::new(requests, sessions);
+        let config = |name: &str| {
+            let text = format!(
+                "version = 1\n[[listener]]\nname = \"public\"\naddress = \"127.0.0.1:0\"\n\
+                 [[route]]\nname = \"{name}\"\npath = \"/\"\nhandler = \"echo\"\n"
+            );
+            config::load("routes.toml", &text, &FileSecrets::beside("routes.toml".as_ref())).unwrap().config
+        };
+        let seen = |name: &str| {
+            let page = TextEncoder::new().encode_to_string(&registry.gather()).unwrap();
+            page.contains(&format!("anteroom_websocket_connections{{route=\"{name}\"}}"))
+                && page.contains(&format!(
+                    "anteroom_websocket_handshakes_total{{result=\"accepted\",route=\"{name}\"}}"
+                ))
+        };
+        let scrape = |live: &Live| {
+            let gone = assembly.gone_routes(&live.load());
+            assembly.forget_routes(&gone, live);
+        };
+        let (first, pending) = assembly.snapshot(config("first"), 1, "").unwrap();
+        let live = Live::new(first);
+        drop(pending);
+        let (second, pending) = assembly.snapshot(config("second"), 2, "").unwrap();
+        scrape(&live);
+        assert!(seen("first") && seen("second"));
+        // A scrape may also begin before the table is replaced and end after it.
+        let gone = assembly.gone_routes(&live.load());
+        live.replace(second);
+        drop(pending);
+        assembly.forget_routes(&gone, &live);
+        assert!(seen("first") && seen("second"));
+        scrape(&live);
+        assert!(!seen("first") && seen("second"));
+    }
+}

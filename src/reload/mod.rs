@@ -1,0 +1,328 @@
+//! The configuration file in force: read, compiled and put in place of the last one while the server runs.
+//!
+//! A file that cannot be used changes nothing but a gauge and the log; the next good one is taken.
+
+mod assemble;
+mod metrics;
+mod read;
+mod watch;
+
+pub use assemble::{Assembly, Pending};
+pub use metrics::Metrics;
+pub use read::{FileSecrets, ReadError, digest, read};
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use tokio::signal::unix::Signal;
+use tokio::time;
+use tokio::time::{Duration, Instant};
+use tokio_util::sync::CancellationToken;
+use tracing_subscriber::fmt::format::Writer;
+use tracing_subscriber::fmt::time::{FormatTime as _, SystemTime};
+
+use crate::config;
+use crate::config::{Config, Diagnostics, ListenerConfig, LogConfig};
+use crate::reload::watch::Watch;
+use crate::request::{Live, Snapshot};
+
+/// Quiet after the last sign of a change, before the file is read.
+const QUIET: Duration = Duration::from_millis(75);
+/// The longest that a file which keeps changing is left unread.
+const UNREAD_MAX: Duration = Duration::from_secs(1);
+/// A file that cannot be used is read again after this, for it may have been half written.
+const SECOND_LOOK: Duration = Duration::from_millis(250);
+/// How often the file's metadata is looked at, for file systems that send no events.
+const POLL: Duration = Duration::from_secs(1);
+
+/// Watches one file and puts in force what it says.
+pub struct Reloader {
+    path: PathBuf,
+    assembly: Assembly,
+    live: Arc<Live>,
+    metrics: Metrics,
+    status: Arc<Status>,
+    /// What cannot change while the process runs.
+    running: Running,
+    apply_log: Box<dyn Fn(LogConfig) + Send>,
+    /// Of the content last accepted or rejected.
+    seen: String,
+}
+
+/// What the process was started with and keeps.
+#[derive(Debug)]
+pub struct Running {
+    /// The admin address.
+    pub admin: std::net::SocketAddr,
+    /// How many workers were asked for.
+    pub workers: Option<std::num::NonZeroUsize>,
+    /// The listeners.
+    pub listeners: Vec<ListenerConfig>,
+    /// The channel layer.
+    pub layer: config::LayerConfig,
+}
+
+impl Running {
+    /// What a configuration starts with.
+    pub fn of(config: &Config) -> Self {
+        Self {
+            admin: config.server.admin,
+            workers: config.server.workers,
+            listeners: config.listeners.clone(),
+            layer: config.layer.clone(),
+        }
+    }
+
+    /// The names of the settings in which what is asked for differs from what runs.
+    fn differences(&self, asked: &Self) -> Vec<&'static str> {
+        let differences = [
+            ("server.admin", self.admin != asked.admin),
+            ("server.workers", self.workers != asked.workers),
+            ("listener", self.listeners != asked.listeners),
+            ("layer", self.layer != asked.layer),
+        ];
+        differences.into_iter().filter_map(|(name, differs)| differs.then_some(name)).collect()
+    }
+}
+
+/// What became of the last reload, for the admin page.
+#[derive(Debug, Default)]
+pub struct Status(Mutex<Last>);
+
+/// A reload, as the admin page shows it.
+#[derive(Clone, Debug, Default)]
+pub struct Last {
+    /// When it was, as RFC 3339 writes it, in UTC.
+    pub at: Option<String>,
+    /// Why the file is not in force, with all that is wrong with it; `None` if it is.
+    pub error: Option<serde_json::Value>,
+    /// Settings of the file in force that take effect with the next start.
+    pub restart_pending: Vec<&'static str>,
+}
+
+impl Status {
+    /// The last reload.
+    pub fn last(&self) -> Last {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn set(&self, error: Option<serde_json::Value>, restart_pending: Vec<&'static str>) {
+        let mut now = String::new();
+        let at = SystemTime.format_time(&mut Writer::new(&mut now)).is_ok().then_some(now);
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Last { at, error, restart_pending };
+    }
+}
+
+/// A file that can be put in force.
+struct Table {
+    snapshot: Snapshot,
+    /// Held until the snapshot is in force.
+    pending: Pending,
+    /// What it asks for that takes a restart.
+    asked: Running,
+    log: LogConfig,
+    routes: usize,
+    warnings: Option<String>,
+}
+
+/// Why a file is not put in force.
+#[derive(Debug)]
+enum Unusable {
+    Unreadable(ReadError),
+    Wrong(Diagnostics),
+    /// The configuration is right, but its table cannot be built: our fault.
+    Unbuilt(String),
+}
+
+impl fmt::Debug for Reloader {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Reloader").field("path", &self.path).field("seen", &self.seen).finish_non_exhaustive()
+    }
+}
+
+impl Reloader {
+    /// A reloader for a file whose content, with this digest, is in force already.
+    pub fn new(
+        path: PathBuf,
+        seen: String,
+        running: Running,
+        live: Arc<Live>,
+        assembly: Assembly,
+        metrics: Metrics,
+        apply_log: Box<dyn Fn(LogConfig) + Send>,
+    ) -> Self {
+        Self { path, assembly, live, metrics, status: Arc::default(), running, apply_log, seen }
+    }
+
+    /// What became of the last reload.
+    pub fn status(&self) -> Arc<Status> {
+        Arc::clone(&self.status)
+    }
+
+    /// Reloads at each change of the file and each signal, until stopped.
+    pub async fn run(mut self, mut hup: Signal, stop: CancellationToken) {
+        let mut watch = Watch::new(&self.path, self.metrics.watch_errors.clone());
+        // What was written between the first reading and now has given no sign.
+        if !matches!(self.load().await, Ok(None)) {
+            self.reload(false).await;
+        }
+        loop {
+            let asked = tokio::select! {
+                () = watch.changed() => false,
+                () = time::sleep(POLL) => if watch.differs() { false } else { continue },
+                Some(()) = hup.recv() => true,
+                () = stop.cancelled() => return,
+            };
+            if !asked {
+                settle(&watch).await;
+                // Most signs are of other files. While the file is rejected they count all the same: what it
+                // refers to may have come.
+                if self.status.last().error.is_none() && watch.is_same() {
+                    continue;
+                }
+            }
+            watch.renew();
+            self.reload(asked).await;
+        }
+    }
+
+    /// Takes the file as it is now. `asked` by a person: then also an unchanged file is said to be read.
+    async fn reload(&mut self, asked: bool) {
+        let started_at = Instant::now();
+        let mut usable = self.load().await;
+        if usable.is_err() {
+            time::sleep(SECOND_LOOK).await;
+            usable = self.load().await;
+        }
+        match usable {
+            Ok(None) => {
+                self.metrics.unchanged.inc();
+                if asked {
+                    tracing::info!(file = %self.path.display(), "the configuration is unchanged");
+                }
+            }
+            Ok(Some((table, digest))) => {
+                self.apply(table, digest);
+                self.metrics.duration.observe(started_at.elapsed().as_secs_f64());
+            }
+            Err((unusable, digest)) => self.reject(&unusable, digest, asked),
+        }
+    }
+
+    /// Reads and compiles; `None` if the content is the one in force.
+    async fn load(&mut self) -> Result<Option<(Table, String)>, (Unusable, String)> {
+        let (path, assembly) = (self.path.clone(), self.assembly.clone());
+        let in_force = self.status.last().error.is_none().then(|| self.seen.clone());
+        let generation = self.live.load().generation + 1;
+        // A thousand regexes take a second to compile. The accept loops must not wait for them.
+        let load = move || load(&path, in_force.as_deref(), &assembly, generation);
+        match tokio::task::spawn_blocking(load).await {
+            Ok(loaded) => loaded,
+            Err(panicked) => Err((Unusable::Unbuilt(panicked.to_string()), String::new())),
+        }
+    }
+
+    fn apply(&mut self, table: Table, digest: String) {
+        let Table { snapshot, pending: on_its_way, asked, log, routes, warnings } = table;
+        let file = self.path.display().to_string();
+        if let Some(warnings) = warnings {
+            tracing::warn!(file, "the configuration has warnings\n{warnings}");
+        }
+        let pending = self.running.differences(&asked);
+        let generation = snapshot.generation;
+        self.metrics.applied(&snapshot, routes, !pending.is_empty());
+        self.live.replace(snapshot);
+        drop(on_its_way);
+        (self.apply_log)(log);
+        tracing::info!(file, generation, routes, "the configuration is in force");
+        if !pending.is_empty() {
+            tracing::warn!(settings = pending.join(", "), "these settings take effect with the next start");
+        }
+        self.status.set(None, pending);
+        self.seen = digest;
+    }
+
+    fn reject(&mut self, unusable: &Unusable, digest: String, asked: bool) {
+        // One report for one content, however often it is written or polled.
+        if digest == self.seen && self.status.last().error.is_some() && !asked {
+            return;
+        }
+        self.metrics.rejected();
+        let in_force = self.live.load();
+        let file = self.path.display().to_string();
+        tracing::error!(
+            file,
+            generation = in_force.generation,
+            "the configuration cannot be used, the last one stays in force\n{unusable}",
+        );
+        self.status.set(Some(unusable.to_json()), self.status.last().restart_pending);
+        self.seen = digest;
+    }
+}
+
+impl Unusable {
+    fn to_json(&self) -> serde_json::Value {
+        match self {
+            Self::Unreadable(error) => serde_json::json!([{ "message": error.to_string() }]),
+            Self::Wrong(diagnostics) => diagnostics.to_json(),
+            Self::Unbuilt(error) => serde_json::json!([{ "message": error }]),
+        }
+    }
+}
+
+impl fmt::Display for Unusable {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Unreadable(error) => error.fmt(f),
+            Self::Wrong(diagnostics) => f.write_str(&diagnostics.render(false)),
+            Self::Unbuilt(error) => error.fmt(f),
+        }
+    }
+}
+
+/// Reads and compiles; `None` if the content has the digest of what is `in_force`. With each goes the digest.
+fn load(
+    path: &Path,
+    in_force: Option<&str>,
+    assembly: &Assembly,
+    generation: u64,
+) -> Result<Option<(Table, String)>, (Unusable, String)> {
+    let text = match read(path) {
+        Ok(text) => text,
+        Err(error) => {
+            // An error has no content: its text stands for it, so that it is reported once.
+            let digest = error.to_string();
+            return Err((Unusable::Unreadable(error), digest));
+        }
+    };
+    let digest = digest(&text);
+    if in_force == Some(digest.as_str()) {
+        return Ok(None);
+    }
+    let loaded = match config::load(&path.display().to_string(), &text, &FileSecrets::beside(path)) {
+        Ok(loaded) => loaded,
+        Err(diagnostics) => return Err((Unusable::Wrong(diagnostics), digest)),
+    };
+    let warnings = (!loaded.warnings.is_empty()).then(|| loaded.warnings.render(false));
+    let config = loaded.config;
+    let (asked, log, routes) = (Running::of(&config), config.server.log, config.routes.len());
+    match assembly.snapshot(config, generation, &digest) {
+        Ok((snapshot, pending)) => {
+            Ok(Some((Table { snapshot, pending, asked, log, routes, warnings }, digest)))
+        }
+        Err(error) => Err((Unusable::Unbuilt(error.to_string()), digest)),
+    }
+}
+
+/// Waits until nothing has changed for a moment, but not for ever.
+async fn settle(watch: &Watch) {
+    let deadline = Instant::now() + UNREAD_MAX;
+    loop {
+        let quiet_at = (Instant::now() + QUIET).min(deadline);
+        tokio::select! {
+            () = watch.changed() => if deadline <= Instant::now() { return },
+            () = time::sleep_until(quiet_at) => return,
+        }
+    }
+}

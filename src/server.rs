@@ -1,0 +1,530 @@
+//! The composition root: builds every part, starts it, and takes it down again.
+//!
+//! The data plane is workers, each a thread of its own. Everything else, the accept loops, the channel
+//! layer's connection, the reload and the admin listener, is the control plane and runs where [`run`] does.
+
+use std::net::SocketAddr;
+use std::num::NonZeroUsize;
+use std::path::PathBuf;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
+use std::time::Duration;
+use std::{fmt, fs, io};
+
+use prometheus::process_collector::ProcessCollector;
+use prometheus::{IntGauge, IntGaugeVec, Opts, Registry};
+use thiserror::Error;
+use tokio::net::TcpListener;
+use tokio::runtime;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::oneshot;
+use tokio::task::LocalSet;
+use tokio::time;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::admin::Admin;
+use crate::channel_layer::{ChannelLayer, Inbox, LayerMetrics, WorkerId};
+use crate::config::{Config, LogConfig};
+use crate::listener;
+use crate::listener::{ListenError, Listener};
+use crate::reload;
+use crate::reload::{Assembly, Reloader, Running};
+use crate::request;
+use crate::request::{Drain, Limits, Live, Service};
+use crate::session;
+use crate::session::{Worker, WorkerInbox};
+
+/// After the last close of a drain was sent, for clients to answer it, and some to spare.
+const DRAIN_MARGIN: Duration = Duration::from_secs(6);
+/// For workers to end once they were told to drop everything.
+const STOP_TIMEOUT: Duration = Duration::from_secs(2);
+/// Signals so shortly after the first are the same wish: timeout(1), for one, signals its child and the group.
+const SAME_WISH: Duration = Duration::from_millis(200);
+/// Descriptors kept for what is not a connection of a client: Redis, the reload, the admin listener.
+const DESCRIPTORS_SPARE: usize = 128;
+
+/// What the server starts with.
+pub struct Start {
+    /// The configuration, with what the command line puts in place of its own.
+    pub config: Config,
+    /// What the file itself asks for, to tell later what in it waits for the next start.
+    pub running: Running,
+    /// The SHA-256 of its text, in hex.
+    pub digest: String,
+    /// Where it came from, to be watched; `None` for the built-in one.
+    pub file: Option<PathBuf>,
+    /// Puts the log settings in force.
+    pub apply_log: Box<dyn Fn(LogConfig) + Send>,
+    /// Told once, when everything listens.
+    pub announce: Box<dyn FnOnce(&Addresses)>,
+}
+
+impl fmt::Debug for Start {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Start")
+            .field("file", &self.file)
+            .field("digest", &self.digest)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Where the server listens.
+#[derive(Clone, Debug)]
+pub struct Addresses {
+    /// Each listener with its name.
+    pub listeners: Vec<(String, SocketAddr)>,
+    /// The admin listener.
+    pub admin: SocketAddr,
+}
+
+/// Why the server does not start, or does not go on.
+#[derive(Debug, Error)]
+pub enum StartError {
+    /// The admin address cannot be listened on.
+    #[error("the admin listener cannot listen on {address}")]
+    Admin {
+        /// The configured address.
+        address: SocketAddr,
+        /// What the system says.
+        source: io::Error,
+    },
+    /// A part that should go on to the end has ended: our fault. The log says which.
+    #[error("a part of the server has failed, the log says which")]
+    Failed,
+    /// The system does not give what every server needs.
+    #[error(transparent)]
+    Io(#[from] io::Error),
+    /// A listener's address cannot be listened on.
+    #[error(transparent)]
+    Listen(#[from] ListenError),
+    /// A metric's name is taken: our fault.
+    #[error("a metric cannot be registered")]
+    Metrics(#[from] prometheus::Error),
+    /// The routes are too large together.
+    #[error("the routes are too large: {0}")]
+    Routes(String),
+}
+
+/// The signals that the process listens to.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+/// What every part counts, in one registry.
+struct Metrics {
+    registry: Registry,
+    requests: Arc<request::Metrics>,
+    sessions: Arc<session::Metrics>,
+    listeners: listener::Metrics,
+    reload: reload::Metrics,
+    layer: LayerMetrics,
+    draining: IntGauge,
+    drain_pending: IntGauge,
+}
+
+/// The tasks of the control plane, and whether anything has failed that should not.
+struct Parts {
+    tasks: TaskTracker,
+    failed: CancellationToken,
+}
+
+/// Goes with a part of the server to its end, which is a failure before it was asked for.
+struct Guard {
+    part: String,
+    asked: CancellationToken,
+    failed: CancellationToken,
+}
+
+/// The threads of the data plane, seen from the control plane.
+struct Workers {
+    inboxes: Vec<Arc<WorkerInbox>>,
+    /// Each resolves when its thread has ended.
+    ended: Vec<oneshot::Receiver<()>>,
+}
+
+/// Runs the server until it is asked to stop, and drains it.
+///
+/// It also drains, without a grace, when a part of it fails: a worker, a listener, the channel layer, the
+/// reload or the admin listener. What is left could not do without it, and a supervisor starts a whole one.
+///
+/// # Errors
+///
+/// Something that it needs to start is not to be had, or a part has failed.
+#[expect(clippy::too_many_lines, reason = "one sequence, which reads best as one")]
+pub async fn run(start: Start) -> Result<(), StartError> {
+    let Start { config, running, digest, file, apply_log, announce } = start;
+    let mut signals =
+        Signals { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? };
+    let hup = signal(SignalKind::hangup())?;
+
+    let metrics = Metrics::register()?;
+    let files_max = raise_descriptor_limit();
+    if file.is_some() {
+        warn_of_few_descriptors(files_max, config.server.limits.connections);
+    }
+
+    // Everything is bound before anything runs, so that a taken port stops the start and nothing else.
+    let admin = bind_admin(config.server.admin, file.is_none()).await?;
+    let mut listeners = Vec::new();
+    for listener in &config.listeners {
+        let handles = metrics.listeners.listener(&listener.name);
+        listeners.push(Listener::bind(listener.name.as_str().into(), listener.address, handles)?);
+    }
+
+    let count = worker_count(config.server.workers);
+    let inboxes: Vec<_> = (0..count).map(|_| WorkerInbox::new(metrics.sessions.inbox_dropped())).collect();
+    let layer_inboxes = inboxes.iter().map(|inbox| Arc::clone(inbox) as Arc<dyn Inbox>).collect();
+    let (layer, layer_task) =
+        ChannelLayer::new(config.layer.to_channel_layer(), layer_inboxes, metrics.layer);
+
+    let assembly = Assembly::new(Arc::clone(&metrics.requests), metrics.sessions);
+    let routes = config.routes.len();
+    let (snapshot, pending) =
+        assembly.snapshot(config, 1, &digest).map_err(|error| StartError::Routes(error.to_string()))?;
+    metrics.reload.started(&snapshot, routes);
+    let live = Live::new(snapshot);
+    drop(pending);
+    let limits = Limits::new();
+
+    let (accepting, draining, stop) =
+        (CancellationToken::new(), CancellationToken::new(), CancellationToken::new());
+    let parts = Parts { tasks: TaskTracker::new(), failed: CancellationToken::new() };
+
+    let mut workers = Workers { inboxes, ended: Vec::new() };
+    for (at, inbox) in workers.inboxes.iter().enumerate() {
+        let (ending, ended) = oneshot::channel();
+        let guard = parts.guard(format!("worker {at}"), &draining);
+        let service_parts = (Arc::clone(&live), Arc::clone(&limits), Arc::clone(&metrics.requests));
+        spawn_worker(WorkerId(at), layer.clone(), Arc::clone(inbox), service_parts, guard, ending)?;
+        workers.ended.push(ended);
+    }
+    parts.tasks.spawn(layer_task.run(stop.clone(), parts.failed.clone()));
+
+    let addresses = Addresses {
+        listeners: listeners
+            .iter()
+            .map(|one| Ok((one.name().to_owned(), one.address()?)))
+            .collect::<io::Result<_>>()?,
+        admin: admin.local_addr()?,
+    };
+    let loads: Arc<[Arc<AtomicUsize>]> = (0..count).map(|_| Arc::default()).collect();
+    let room = connections_room(files_max);
+    for listener in listeners {
+        let part = format!("listener {}", listener.name());
+        let (live, inboxes) = (Arc::clone(&live), workers.inboxes.clone());
+        let accept = listener.run(
+            Arc::clone(&loads),
+            // As many again may be on their way to a handshake, or plain requests.
+            move || live.load().limits.connections.saturating_mul(2).min(room),
+            move |worker, stream, conn| {
+                if let Some(inbox) = inboxes.get(worker) {
+                    inbox.serve(stream, conn);
+                }
+            },
+        );
+        let stopped = accepting.clone();
+        parts.spawn(part, &accepting, async move {
+            tokio::select! {
+                Err(error) = accept => tracing::error!(%error, "a listener has failed"),
+                () = stopped.cancelled() => (),
+            }
+        });
+    }
+
+    let status = match &file {
+        Some(path) => {
+            let reloader = Reloader::new(
+                path.clone(),
+                digest,
+                running,
+                Arc::clone(&live),
+                assembly.clone(),
+                metrics.reload,
+                apply_log,
+            );
+            let status = reloader.status();
+            parts.spawn("the reload".to_owned(), &stop, reloader.run(hup, stop.clone()));
+            status
+        }
+        None => Arc::default(),
+    };
+    let file = file.map(|path| path.display().to_string());
+    let admin_page = Admin {
+        registry: metrics.registry,
+        live: Arc::clone(&live),
+        assembly,
+        status,
+        layer,
+        file,
+        draining: draining.clone(),
+        draining_gauge: metrics.draining,
+        drain_pending: metrics.drain_pending,
+    };
+    parts.spawn("the admin listener".to_owned(), &stop, admin_page.run(admin, stop.clone()));
+    announce(&addresses);
+
+    let failed = tokio::select! {
+        () = signals.wait() => false,
+        () = parts.failed.cancelled() => true,
+    };
+    let Drain { grace, over } = live.load().drain;
+    // Connections must not go to what does not work.
+    let grace = if failed { Duration::ZERO } else { grace };
+    tracing::info!(failed, grace_s = grace.as_secs(), over_s = over.as_secs(), "stopping");
+    draining.cancel();
+    let open = || loads.iter().map(|load| load.load(Ordering::Relaxed)).sum::<usize>();
+    let clean = tokio::select! {
+        clean = workers.drain(grace, over, &accepting) => {
+            if !clean {
+                tracing::warn!(connections = open(), "the drain ran out of time, what is open is dropped");
+            }
+            clean
+        }
+        () = signals.wait_again() => {
+            tracing::warn!(connections = open(), "asked a second time: stopping at once");
+            false
+        }
+    };
+    accepting.cancel();
+    if !clean {
+        workers.stop().await;
+    }
+    stop.cancel();
+    parts.tasks.close();
+    if time::timeout(STOP_TIMEOUT, parts.tasks.wait()).await.is_err() {
+        tracing::warn!("the control plane did not end in time");
+    }
+    tracing::info!("stopped");
+    if failed { Err(StartError::Failed) } else { Ok(()) }
+}
+
+impl Metrics {
+    fn register() -> Result<Self, prometheus::Error> {
+        let registry = Registry::new();
+        registry.register(Box::new(ProcessCollector::for_self()))?;
+        let info = IntGaugeVec::new(Opts::new("anteroom_build_info", "The version that runs"), &["version"])?;
+        info.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
+        registry.register(Box::new(info))?;
+        let draining = IntGauge::new("anteroom_draining", "Whether the process has been asked to stop")?;
+        registry.register(Box::new(draining.clone()))?;
+        let pending =
+            Opts::new("anteroom_drain_pending_connections", "Sockets that the drain has still to close");
+        let pending = IntGaugeVec::new(pending, &["reason"])?;
+        let drain_pending = pending.with_label_values(&["shutdown"]);
+        registry.register(Box::new(pending))?;
+        Ok(Self {
+            requests: Arc::new(request::Metrics::register(&registry)?),
+            sessions: Arc::new(session::Metrics::register(&registry)?),
+            listeners: listener::Metrics::register(&registry)?,
+            reload: reload::Metrics::register(&registry)?,
+            layer: LayerMetrics::register(&registry)?,
+            draining,
+            drain_pending,
+            registry,
+        })
+    }
+}
+
+impl Signals {
+    /// Waits for the next wish that the process stop. Cancel safe.
+    async fn wait(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => (),
+            _ = self.interrupt.recv() => (),
+        }
+    }
+
+    /// Waits for another wish after the first, which was just now. Cancel safe.
+    async fn wait_again(&mut self) {
+        let again_at = Instant::now() + SAME_WISH;
+        loop {
+            self.wait().await;
+            if again_at <= Instant::now() {
+                return;
+            }
+        }
+    }
+}
+
+impl Parts {
+    /// Runs a part that ends once it is `asked` to.
+    fn spawn(
+        &self,
+        part: String,
+        asked: &CancellationToken,
+        work: impl Future<Output = ()> + Send + 'static,
+    ) {
+        let guard = self.guard(part, asked);
+        self.tasks.spawn(async move {
+            work.await;
+            drop(guard);
+        });
+    }
+
+    fn guard(&self, part: String, asked: &CancellationToken) -> Guard {
+        Guard { part, asked: asked.clone(), failed: self.failed.clone() }
+    }
+}
+
+/// Also runs when the part ends by a panic.
+impl Drop for Guard {
+    fn drop(&mut self) {
+        if !self.asked.is_cancelled() {
+            tracing::error!(part = self.part, "a part of the server has failed");
+            self.failed.cancel();
+        }
+    }
+}
+
+impl Workers {
+    /// Drains every worker; false if some did not end in time.
+    async fn drain(&mut self, grace: Duration, over: Duration, accepting: &CancellationToken) -> bool {
+        for inbox in &self.inboxes {
+            inbox.drain(grace, over);
+        }
+        // Until load balancers have noticed, new connections are answered, with 503 for sockets.
+        time::sleep(grace).await;
+        accepting.cancel();
+        for inbox in &self.inboxes {
+            inbox.finish();
+        }
+        time::timeout(over + DRAIN_MARGIN, self.ended()).await.is_ok()
+    }
+
+    /// Ends every worker now.
+    async fn stop(&mut self) {
+        for inbox in &self.inboxes {
+            inbox.stop();
+        }
+        if time::timeout(STOP_TIMEOUT, self.ended()).await.is_err() {
+            tracing::error!("a worker did not end in time");
+        }
+    }
+
+    /// Waits until every thread has ended. Cancel safe.
+    async fn ended(&mut self) {
+        while let Some(ended) = self.ended.last_mut() {
+            // An error says that the thread ended by a panic.
+            if ended.await.is_err() {
+                tracing::error!("a worker has failed");
+            }
+            self.ended.pop();
+        }
+    }
+}
+
+/// Listens on the admin address, or on a free port if that is taken and nobody chose it.
+async fn bind_admin(address: SocketAddr, built_in: bool) -> Result<TcpListener, StartError> {
+    let bound = match TcpListener::bind(address).await {
+        Err(error) if built_in && error.kind() == io::ErrorKind::AddrInUse => {
+            TcpListener::bind(SocketAddr::new(address.ip(), 0)).await
+        }
+        bound => bound,
+    };
+    bound.map_err(|source| StartError::Admin { address, source })
+}
+
+fn spawn_worker(
+    id: WorkerId,
+    layer: ChannelLayer,
+    inbox: Arc<WorkerInbox>,
+    (live, limits, metrics): (Arc<Live>, Arc<Limits>, Arc<request::Metrics>),
+    guard: Guard,
+    ending: oneshot::Sender<()>,
+) -> io::Result<()> {
+    let runtime = runtime::Builder::new_current_thread().enable_all().build()?;
+    let body = move || {
+        // Of this function, so that it is dropped last, and by a panic too.
+        let _guard = guard;
+        let local = LocalSet::new();
+        local.block_on(&runtime, async move {
+            let worker: Rc<Worker> = Worker::new(id, layer, inbox);
+            let work = Service::new(live, limits, metrics);
+            let running = tokio::task::spawn_local(worker.run(work));
+            if let Err(error) = running.await {
+                tracing::error!(worker = id.0, %error, "a worker has failed");
+            }
+        });
+        // What is still open ends with the tasks.
+        drop(local);
+        drop(runtime);
+        ending.send(()).unwrap_or_default();
+    };
+    thread::Builder::new().name(format!("worker-{}", id.0)).spawn(body)?;
+    Ok(())
+}
+
+/// As many as processor affinity and cgroup allow, unless the configuration says otherwise.
+fn worker_count(configured: Option<NonZeroUsize>) -> usize {
+    configured.or_else(|| thread::available_parallelism().ok()).map_or(1, NonZeroUsize::get)
+}
+
+/// Lets the process open as many descriptors as the system allows; says how many those are.
+fn raise_descriptor_limit() -> Option<u64> {
+    use rustix::process::Resource;
+    let limit = rustix::process::getrlimit(Resource::Nofile);
+    let raised = rustix::process::Rlimit { current: limit.maximum, maximum: limit.maximum };
+    if let Err(error) = rustix::process::setrlimit(Resource::Nofile, raised) {
+        tracing::warn!(%error, "cannot raise the limit of open files");
+        return limit.current;
+    }
+    limit.maximum
+}
+
+/// How many connections may be open before the rest of the process lacks descriptors.
+fn connections_room(files_max: Option<u64>) -> usize {
+    let Some(files_max) = files_max.and_then(|files_max| usize::try_from(files_max).ok()) else {
+        return usize::MAX;
+    };
+    let spare = DESCRIPTORS_SPARE.min(files_max / 4);
+    let open = fs::read_dir("/proc/self/fd").map_or(0, Iterator::count);
+    files_max.saturating_sub(spare + open)
+}
+
+fn warn_of_few_descriptors(files_max: Option<u64>, connections: usize) {
+    let wanted = connections.saturating_add(DESCRIPTORS_SPARE) as u64;
+    if let Some(allowed) = files_max.filter(|&allowed| allowed < wanted) {
+        tracing::warn!(
+            allowed,
+            wanted,
+            "fewer files may be open than `limits.connections` needs; raise `ulimit -Hn`"
+        );
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_part_that_ends_before_it_is_asked_to_has_failed() {
+        let asked = CancellationToken::new();
+        asked.cancel();
+        for (asked, panics, fails) in [
+            (&CancellationToken::new(), false, true),
+            (&CancellationToken::new(), true, true),
+            (&asked, false, false),
+            (&asked, true, false),
+        ] {
+            let parts = Parts { tasks: TaskTracker::new(), failed: CancellationToken::new() };
+            parts.spawn("a task".to_owned(), asked, async move { assert!(!panics, "as it should") });
+            parts.tasks.close();
+            parts.tasks.wait().await;
+            assert_eq!(parts.failed.is_cancelled(), fails);
+
+            let parts = Parts { tasks: TaskTracker::new(), failed: CancellationToken::new() };
+            let guard = parts.guard("a thread".to_owned(), asked);
+            let ended = thread::spawn(move || {
+                let _guard = guard;
+                assert!(!panics, "as it should");
+            });
+            assert_eq!(ended.join().is_err(), panics);
+            assert_eq!(parts.failed.is_cancelled(), fails);
+        }
+    }
+}
