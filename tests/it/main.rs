@@ -1,0 +1,20 @@
+//! Tests on the running parts.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::print_stderr,
+    clippy::cast_precision_loss,
+    missing_docs,
+    unreachable_pub,
+    dead_code,
+    reason = "a test that panics has failed"
+)]
+#![allow(clippy::float_cmp, reason = "what counts whole things is a whole number")]
+
+mod architecture;
+mod channel_layer;
+#[path = "../support/mod.rs"]
+mod support;
