@@ -15,6 +15,9 @@
 #![allow(clippy::float_cmp, reason = "what counts whole things is a whole number")]
 
 mod architecture;
+mod admission;
 mod channel_layer;
+mod rooms;
 #[path = "../support/mod.rs"]
 mod support;
+mod websocket;
