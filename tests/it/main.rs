@@ -17,7 +17,9 @@
 mod architecture;
 mod admission;
 mod channel_layer;
+mod descriptors;
 mod rooms;
+mod shutdown;
 #[path = "../support/mod.rs"]
 mod support;
 mod websocket;
