@@ -15,9 +15,13 @@
 #![allow(clippy::float_cmp, reason = "what counts whole things is a whole number")]
 
 mod architecture;
+mod admin;
 mod admission;
 mod channel_layer;
+mod cli;
 mod descriptors;
+mod metrics;
+mod reload;
 mod rooms;
 mod shutdown;
 #[path = "../support/mod.rs"]
