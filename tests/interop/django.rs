@@ -1,0 +1,85 @@
+//! A Python process with the real `channels_redis`.
+
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::process::{Command, Stdio};
+use std::sync::mpsc::{Receiver, channel};
+use std::thread;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use crate::tools::{Process, installed, script};
+
+/// How long Python may take for anything.
+const TIMEOUT: Duration = Duration::from_secs(20);
+
+/// The layer of a Django process. It ends with this value.
+#[derive(Debug)]
+pub struct Django {
+    process: Process,
+    lines: Receiver<Value>,
+    /// Messages that came while the result of a call was waited for.
+    received: Vec<Value>,
+}
+
+impl Django {
+    /// Starts with the settings of `CONFIG`.
+    pub fn start(config: &Value) -> Self {
+        let mut command = Command::new(installed("channels/bin/python"));
+        command.arg(script("python/layer.py")).arg(config.to_string());
+        command.stdin(Stdio::piped()).stdout(Stdio::piped());
+        let mut process = Process::spawn(&mut command);
+        let stdout = BufReader::new(process.child().stdout.take().unwrap());
+        let (sender, lines) = channel();
+        thread::spawn(move || {
+            let lines = stdout.lines().map_while(Result::ok);
+            lines
+                .map(|line| serde_json::from_str(&line).unwrap())
+                .try_for_each(|line: Value| sender.send(line))
+        });
+        Self { process, lines, received: Vec::new() }
+    }
+
+    /// `channel_layer.group_send(group, message)`.
+    pub fn group_send(&mut self, group: &str, message: &Value) {
+        self.call(&json!(["group_send", group, message]));
+    }
+
+    /// Takes part in a group as a consumer.
+    pub fn join(&mut self, group: &str) {
+        self.call(&json!(["join", group]));
+    }
+
+    /// Publishes bytes on a Redis channel.
+    pub fn publish(&mut self, channel: &str, base64: &str) {
+        self.call(&json!(["publish", channel, { "__bytes__": base64 }]));
+    }
+
+    /// The next message of the groups.
+    pub fn received(&mut self) -> Value {
+        if self.received.is_empty() {
+            let mut line = self.line();
+            assert!(line.get("received").is_some(), "{line}");
+            return line["received"].take();
+        }
+        self.received.remove(0)
+    }
+
+    /// Calls and waits until it has returned.
+    fn call(&mut self, call: &Value) {
+        writeln!(self.process.child().stdin.as_mut().unwrap(), "{call}").unwrap();
+        loop {
+            let mut line = self.line();
+            if line.get("received").is_some() {
+                self.received.push(line["received"].take());
+                continue;
+            }
+            assert_eq!(line["done"], call[0], "{line}");
+            return;
+        }
+    }
+
+    fn line(&self) -> Value {
+        self.lines.recv_timeout(TIMEOUT).expect("Python has something to say")
+    }
+}

@@ -1,0 +1,26 @@
+//! Tests beside the programs that stand next to the server: Redis, Django Channels, nginx, a browser.
+//!
+//! `tests/setup` installs what they need.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::print_stderr,
+    missing_docs,
+    unreachable_pub,
+    dead_code,
+    reason = "a test that panics has failed"
+)]
+
+mod autobahn;
+mod channels_redis;
+mod chromium;
+mod django;
+mod nginx;
+#[path = "../support/mod.rs"]
+mod support;
+mod tools;
+mod webdriver;
+mod websocat;

@@ -1,0 +1,77 @@
+"""The pub/sub layer of channels_redis, as a Django process uses it, driven by lines of JSON.
+
+The settings of CONFIG are the first argument. Each line of the input is a call, each line of the output its
+result or a message that a group has received. Bytes are {"__bytes__": base64}.
+"""
+
+import asyncio
+import base64
+import json
+import sys
+
+from channels_redis.pubsub import RedisPubSubChannelLayer
+from redis.asyncio import Redis
+
+CONFIG = json.loads(sys.argv[1])
+LAYER = RedisPubSubChannelLayer(**CONFIG)
+REDIS = Redis.from_url(CONFIG["hosts"][0])
+
+
+def decode(members):
+    return base64.b64decode(members["__bytes__"]) if "__bytes__" in members else members
+
+
+def encode(value):
+    if isinstance(value, bytes):
+        return {"__bytes__": base64.b64encode(value).decode()}
+    raise TypeError(f"{value!r} has no place in JSON")
+
+
+def say(**members):
+    print(json.dumps(members, default=encode), flush=True)
+
+
+async def receive(channel):
+    """What an AsyncConsumer does with its channel."""
+    while True:
+        say(received=await LAYER.receive(channel))
+
+
+async def join(group):
+    name = f"{CONFIG.get('prefix', 'asgi')}__group__{group}"
+
+    async def subscribers():
+        return (await REDIS.pubsub_numsub(name))[0][1]
+
+    before = await subscribers()
+    channel = await LAYER.new_channel()
+    await LAYER.group_add(group, channel)
+    # group_add returns before Redis has confirmed it.
+    while await subscribers() == before:
+        await asyncio.sleep(0.01)
+    return asyncio.create_task(receive(channel))
+
+
+async def publish(channel, payload):
+    """Whatever else may be on the same Redis."""
+    return await REDIS.publish(channel, payload)
+
+
+CALLS = {"join": join, "group_send": LAYER.group_send, "publish": publish}
+
+
+async def main():
+    loop = asyncio.get_running_loop()
+    reader = asyncio.StreamReader(limit=1 << 24)
+    await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
+    tasks = []
+    while line := await reader.readline():
+        call, *arguments = json.loads(line, object_hook=decode)
+        try:
+            tasks.append(await CALLS[call](*arguments))
+            say(done=call)
+        except Exception as error:
+            say(failed=repr(error))
+
+
+asyncio.run(main())
