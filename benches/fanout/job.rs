@@ -1,0 +1,180 @@
+//! The jobs, and how one is done on one server.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use anyhow::Result;
+use rustix::process::{Resource, getrlimit, setrlimit};
+
+use crate::cycle;
+use crate::fanout::{Fanout, Path, Shape};
+use crate::report::{Figures, Load, PerSocket};
+use crate::target::{self, Target, Usage};
+
+/// Descriptors that are not sockets of the load, on either side.
+const DESCRIPTORS_SPARE: u64 = 200;
+/// How long an allocator gets to give memory back before it is read.
+const IDLE: Duration = Duration::from_secs(1);
+
+#[derive(Clone, Debug)]
+pub(crate) struct Job {
+    pub(crate) name: &'static str,
+    pub(crate) about: &'static str,
+    work: Work,
+}
+
+#[derive(Clone, Debug)]
+enum Work {
+    /// Processor time for each delivery. `warm_up` and `messages` are sent by each publisher.
+    Fanout { shape: Shape, warm_up: u64, messages: u64 },
+    /// Processor time for each cycle.
+    Cycle { at_once: usize, warm_up: usize, cycles: usize },
+    /// Memory for each idle socket that has joined a room and seen a message.
+    Memory { shape: Shape },
+}
+
+/// All jobs, in the order in which they are done.
+pub(crate) fn all() -> Vec<Job> {
+    let room =
+        |members, publishers, window| Shape { path: Path::Room, rooms: 1, members, publishers, window };
+    vec![
+        Job {
+            name: "room-100-w1",
+            about: "1 room of 100, window 1",
+            work: Work::Fanout { shape: room(100, 1, 1), warm_up: 500, messages: 3_000 },
+        },
+        Job {
+            name: "room-1000-w1",
+            about: "1 room of 1000, window 1",
+            work: Work::Fanout { shape: room(1000, 1, 1), warm_up: 50, messages: 300 },
+        },
+        Job {
+            name: "room-100-w16",
+            about: "1 room of 100, window 16",
+            work: Work::Fanout { shape: room(100, 1, 16), warm_up: 500, messages: 5_000 },
+        },
+        Job {
+            name: "room-1000-w16",
+            about: "1 room of 1000, window 16",
+            work: Work::Fanout { shape: room(1000, 1, 16), warm_up: 50, messages: 500 },
+        },
+        Job {
+            name: "room-1000-p50",
+            about: "1 room of 1000, 50 publishers, window 1",
+            work: Work::Fanout { shape: room(1000, 50, 1), warm_up: 2, messages: 10 },
+        },
+        Job {
+            name: "rooms-100x10",
+            about: "100 rooms of 10, window 1",
+            work: Work::Fanout {
+                shape: Shape { path: Path::Room, rooms: 100, members: 10, publishers: 1, window: 1 },
+                warm_up: 50,
+                messages: 300,
+            },
+        },
+        Job {
+            name: "echo",
+            about: "echo, 100 sockets, window 1",
+            work: Work::Fanout {
+                shape: Shape { path: Path::Echo, rooms: 100, members: 1, publishers: 1, window: 1 },
+                warm_up: 300,
+                messages: 2_000,
+            },
+        },
+        Job {
+            name: "cycle",
+            about: "connect, handshake, one echo, close; 32 at once",
+            work: Work::Cycle { at_once: 32, warm_up: 400, cycles: 4_000 },
+        },
+        Job {
+            name: "idle",
+            about: "idle sockets in rooms of 50",
+            work: Work::Memory {
+                shape: Shape { path: Path::Room, rooms: 100, members: 50, publishers: 1, window: 1 },
+            },
+        },
+    ]
+}
+
+impl Job {
+    /// The same job so small that it shows only that all parts work.
+    pub(crate) fn smoke(mut self) -> Self {
+        match &mut self.work {
+            Work::Fanout { shape, warm_up, messages } => {
+                shape.rooms = shape.rooms.min(3);
+                shape.members = shape.members.min(10);
+                shape.publishers = shape.publishers.min(shape.members);
+                (*warm_up, *messages) = (1, 20);
+            }
+            Work::Cycle { warm_up, cycles, .. } => (*warm_up, *cycles) = (1, 40),
+            Work::Memory { shape } => shape.rooms = 2,
+        }
+        self
+    }
+
+    /// Does the job on a server that was started for it.
+    pub(crate) fn run(&self, target: &Target) -> Result<Figures> {
+        match self.work {
+            Work::Fanout { shape, warm_up, messages } => {
+                let mut fanout = Fanout::open(target.address, shape)?;
+                fanout.run(warm_up)?;
+                let before = (target.usage()?, Usage::of_generator()?);
+                let counts = fanout.run(messages)?;
+                let generator = Usage::of_generator()?.since(&before.1);
+                let server = target.usage()?.since(&before.0);
+                fanout.finish()?;
+                Ok(Figures::Load(Load::new(
+                    counts.deliveries,
+                    counts.elapsed,
+                    counts.latencies,
+                    server,
+                    generator,
+                )))
+            }
+            Work::Cycle { at_once, warm_up, cycles } => {
+                cycle::run(target.address, at_once, warm_up)?;
+                let before = (target.usage()?, Usage::of_generator()?);
+                let counts = cycle::run(target.address, at_once, cycles)?;
+                let generator = Usage::of_generator()?.since(&before.1);
+                let server = target.usage()?.since(&before.0);
+                Ok(Figures::Load(Load::new(
+                    cycles as u64,
+                    counts.elapsed,
+                    counts.latencies,
+                    server,
+                    generator,
+                )))
+            }
+            Work::Memory { shape } => idle(target, shape),
+        }
+    }
+}
+
+/// Raises the limit of descriptors as far as it goes, for this program and the servers it starts.
+pub(crate) fn raise_descriptor_limit() -> Result<()> {
+    let mut limit = getrlimit(Resource::Nofile);
+    limit.current = limit.maximum;
+    setrlimit(Resource::Nofile, limit)?;
+    Ok(())
+}
+
+fn idle(target: &Target, mut shape: Shape) -> Result<Figures> {
+    if let Some(limit) = getrlimit(Resource::Nofile).current {
+        let sockets = usize::try_from(limit.saturating_sub(DESCRIPTORS_SPARE))?;
+        shape.rooms = shape.rooms.min(sockets / shape.members).max(1);
+    }
+    // The first socket brings in code and buffers that the others share.
+    one_socket(target.address, shape)?;
+    target::sleep(IDLE);
+    let before = target.memory()?;
+    let fanout = Fanout::open(target.address, shape)?;
+    target::sleep(IDLE);
+    let after = target.memory()?;
+    drop(fanout);
+    Ok(Figures::PerSocket(PerSocket::new(shape.rooms * shape.members, before, after)))
+}
+
+fn one_socket(address: SocketAddr, shape: Shape) -> Result<()> {
+    Fanout::open(address, Shape { rooms: 1, members: 1, ..shape })?.run(1)?;
+    Ok(())
+}
