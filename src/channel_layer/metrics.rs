@@ -47,13 +47,13 @@ impl LayerMetrics {
         };
         let publish_queue_bytes = IntGauge::new(
             "anteroom_layer_publish_queue_bytes",
-            "Bytes of messages that wait to be sent to the channel layer.",
+            "Bytes of messages that wait to be sent to the channel layer",
         )?;
         registry.register(Box::new(publish_queue_bytes.clone()))?;
         let durations = HistogramVec::new(
             HistogramOpts::new(
                 "anteroom_layer_operation_duration_seconds",
-                "Batches of operations on the channel layer, from the write to the last answer.",
+                "Batches of operations on the channel layer, from the write to the last answer",
             )
             .buckets(DURATIONS.to_vec()),
             &["op"],
@@ -61,39 +61,39 @@ impl LayerMetrics {
         registry.register(Box::new(durations.clone()))?;
         let dropped = counters(
             "anteroom_layer_messages_dropped_total",
-            "Messages from the channel layer that were skipped, by reason.",
+            "Messages from the channel layer that were skipped, by reason",
             &["reason"],
         )?;
         Ok(Self {
             up: gauges(
                 "anteroom_layer_up",
-                "Whether the channel layer is connected and subscribed.",
+                "Whether the channel layer is connected and subscribed",
                 &["shard"],
             )?,
             reconnects: counters(
                 "anteroom_layer_reconnects_total",
-                "Connections to the channel layer after the first.",
+                "Connections to the channel layer after the first",
                 &["shard"],
             )?,
             operations: counters(
                 "anteroom_layer_operations_total",
-                "Operations on the channel layer, by kind and result.",
+                "Operations on the channel layer, by kind and result",
                 &["shard", "op", "result"],
             )?,
             received: counters(
                 "anteroom_layer_messages_received_total",
-                "Messages that came from the channel layer.",
+                "Messages that came from the channel layer",
                 &["shard"],
             )?,
             durations,
             gaps: counters(
                 "anteroom_layer_gaps_total",
-                "Times in which messages to subscribed groups may have been missed, counted when they end.",
+                "Times in which messages to subscribed groups may have been missed, counted when they end",
                 &["shard"],
             )?,
             memberships: gauges(
                 "anteroom_layer_memberships",
-                "Groups with members on this node.",
+                "Groups with members on this node",
                 &["shard"],
             )?,
             publish_queue_bytes,
