@@ -221,9 +221,9 @@ pub async fn run(start: Start) -> Result<(), StartError> {
             Arc::clone(&loads),
             // As many again may be on their way to a handshake, or plain requests.
             move || live.load().limits.connections.saturating_mul(2).min(room),
-            move |worker, stream, conn| {
+            move |worker, accepted| {
                 if let Some(inbox) = inboxes.get(worker) {
-                    inbox.serve(stream, conn);
+                    inbox.serve(accepted);
                 }
             },
         );

@@ -1,7 +1,7 @@
 //! Accepting, and spreading what came evenly over the workers.
 
 use std::io;
-use std::net::{SocketAddr, TcpStream};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
@@ -11,7 +11,7 @@ use thiserror::Error;
 use tokio::net::TcpListener;
 use tokio::time;
 
-use crate::listener::{ConnInfo, ListenerMetrics};
+use crate::listener::{ConnInfo, ListenerMetrics, StdStream, Stream};
 
 /// Connections that the kernel completes before they are accepted.
 const BACKLOG: i32 = 4_096;
@@ -30,6 +30,26 @@ pub struct Listener {
     name: Arc<str>,
     socket: std::net::TcpListener,
     metrics: ListenerMetrics,
+}
+
+/// A connection that a worker is to greet: nothing has been read from it.
+#[derive(Debug)]
+pub struct Accepted {
+    stream: StdStream,
+    conn: ConnInfo,
+}
+
+impl Accepted {
+    /// Does what comes before the first request.
+    ///
+    /// # Errors
+    ///
+    /// The runtime of this thread cannot watch the stream.
+    #[expect(clippy::unused_async, reason = "a greeting may wait for the peer")]
+    pub async fn greet(self) -> io::Result<(Stream, ConnInfo)> {
+        let Self { stream, conn } = self;
+        Ok((Stream::Plain(stream.watch()?), conn))
+    }
 }
 
 /// The address cannot be listened on.
@@ -83,7 +103,7 @@ impl Listener {
         self,
         loads: Arc<[Arc<AtomicUsize>]>,
         connections_max: impl Fn() -> usize,
-        serve: impl Fn(usize, TcpStream, ConnInfo),
+        serve: impl Fn(usize, Accepted),
     ) -> io::Result<()> {
         let Self { name, socket, metrics } = self;
         let socket = TcpListener::from_std(socket)?;
@@ -109,11 +129,16 @@ impl Listener {
             let Some((worker, load)) = least(&loads) else { continue };
             metrics.accepted.inc();
             let id = LAST_ID.fetch_add(1, Ordering::Relaxed) + 1;
-            let conn =
-                ConnInfo::new(id, peer, Arc::clone(&name), metrics.connections.clone(), Arc::clone(load));
+            let conn = ConnInfo::new(
+                id,
+                peer.into(),
+                Arc::clone(&name),
+                metrics.connections.clone(),
+                Arc::clone(load),
+            );
             // The worker's runtime watches the stream from here on, not this one.
             match prepare(&stream).and_then(|()| stream.into_std()) {
-                Ok(stream) => serve(worker, stream, conn),
+                Ok(stream) => serve(worker, Accepted { stream: StdStream::Tcp(stream), conn }),
                 Err(error) => tracing::debug!(conn = id, %error, "a connection ended before it was served"),
             }
         }
@@ -164,13 +189,14 @@ mod tests {
         let listener = Listener::bind("public".into(), "127.0.0.1:0".parse().unwrap(), metrics).unwrap();
         let address = listener.address().unwrap();
         let (served, mut streams) = mpsc::channel(1);
-        let serve = |_, stream, _| served.try_send(stream).unwrap();
+        let serve = |_, accepted: Accepted| served.try_send(accepted.stream).unwrap();
         let accepting = listener.run(Arc::new([Arc::default()]), || 1, serve);
-        let _peer = TcpStream::connect(address).unwrap();
-        let stream: TcpStream = tokio::select! {
+        let _peer = std::net::TcpStream::connect(address).unwrap();
+        let stream = tokio::select! {
             ended = accepting => panic!("{ended:?}"),
             stream = streams.recv() => stream.unwrap(),
         };
+        let StdStream::Tcp(stream) = stream else { panic!("{stream:?}") };
         assert!(stream.nodelay().unwrap());
         assert_eq!(SockRef::from(&stream).tcp_user_timeout().unwrap(), Some(UNACKNOWLEDGED_MAX));
     }

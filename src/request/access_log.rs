@@ -1,7 +1,6 @@
 //! One line for each handshake, at a bounded rate for those that are refused.
 
 use std::cell::Cell;
-use std::net::SocketAddr;
 use std::time::Duration;
 
 use http::StatusCode;
@@ -9,7 +8,7 @@ use http::header;
 use http::request::Parts;
 use tokio::time::Instant;
 
-use crate::listener::ConnInfo;
+use crate::listener::{ConnInfo, Peer};
 use crate::request::Rejection;
 use crate::scope::ClientAddr;
 
@@ -62,7 +61,7 @@ impl AccessLog {
     pub(super) fn unreadable(
         &self,
         conn_id: u64,
-        peer: SocketAddr,
+        peer: Peer,
         status: StatusCode,
         reason: &'static str,
         error: &hyper::Error,

@@ -1,6 +1,5 @@
 //! Every check of a request that needs no waiting, in order.
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 
 use http::header::{CONTENT_LENGTH, HOST, ORIGIN, TRANSFER_ENCODING};
@@ -13,6 +12,7 @@ use super::forwarded::{Forwarded, ForwardedHeaders, TrustedProxies, resolve};
 use super::host::{Host, HostPattern};
 use super::origin::OriginPolicy;
 use super::rejection::{BadRequest, Rejection, TooLarge};
+use crate::listener::Peer;
 use crate::route::{Pattern, PatternError, Table};
 use crate::scope::{ClientAddr, Scope};
 use crate::websocket::{Handshake, HandshakeError, handshake, select_subprotocol};
@@ -22,7 +22,7 @@ use crate::websocket::{Handshake, HandshakeError, handshake, select_subprotocol}
 /// # Errors
 ///
 /// The first check that fails, in the order in which they stand here.
-pub fn admit<'a, T>(rules: &'a Rules<T>, peer: SocketAddr, head: &Parts) -> Result<Admitted<'a, T>, Refused> {
+pub fn admit<'a, T>(rules: &'a Rules<T>, peer: Peer, head: &Parts) -> Result<Admitted<'a, T>, Refused> {
     let forwarded = resolve(peer, &head.headers, &rules.trusted, rules.forwarded);
     let client = forwarded.client;
     let refused = |rejection| Refused { rejection, route: None, client };

@@ -1,13 +1,14 @@
 //! Who the client is when proxies stand between.
 
 use std::fmt;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::str::FromStr;
 
 use http::header::FORWARDED;
 use http::{HeaderMap, HeaderName, HeaderValue};
 use ipnet::{IpNet, Ipv4Net};
 
+use crate::listener::Peer;
 use crate::scope::ClientAddr;
 
 /// Which headers a trusted proxy writes.
@@ -59,14 +60,14 @@ pub struct Forwarded {
 /// trusted proxy, at an entry that is no address (then with the last one known), and after 32 entries. From a
 /// peer that is not trusted everything is ignored, for anyone can write a header.
 pub fn resolve(
-    peer: SocketAddr,
+    peer: Peer,
     headers: &HeaderMap,
     trusted: &TrustedProxies,
     mode: ForwardedHeaders,
 ) -> Forwarded {
     let client = ClientAddr::from(peer);
     let direct = Forwarded { client, scheme: None, host: None };
-    if !trusted.contains(client.ip()) {
+    if !trusted.trusts(client) {
         return direct;
     }
     match mode {
@@ -89,7 +90,7 @@ fn x_forwarded(mut found: Forwarded, headers: &HeaderMap, trusted: &TrustedProxi
     for entry in entries.take(HOPS_MAX) {
         let Some(client) = parse_node(entry.trim()) else { break };
         found.client = client;
-        if !trusted.contains(client.ip()) {
+        if !trusted.trusts(client) {
             break;
         }
     }
@@ -116,7 +117,7 @@ fn rfc_7239(mut found: Forwarded, headers: &HeaderMap, trusted: &TrustedProxies)
             found.host = element.host.or(found.host);
             let Some(client) = element.node.as_deref().and_then(parse_node) else { return found };
             found.client = client;
-            if !trusted.contains(client.ip()) {
+            if !trusted.trusts(client) {
                 return found;
             }
         }
@@ -231,9 +232,8 @@ pub struct TrustedProxies(Vec<TrustedProxy>);
 
 impl TrustedProxies {
     /// Whether the address is that of a trusted proxy.
-    pub fn contains(&self, ip: IpAddr) -> bool {
-        let ip = ip.to_canonical();
-        self.0.iter().any(|TrustedProxy(net)| net.contains(&ip))
+    pub fn trusts(&self, client: ClientAddr) -> bool {
+        client.ip().is_some_and(|ip| self.0.iter().any(|TrustedProxy(net)| net.contains(&ip)))
     }
 }
 

@@ -8,6 +8,7 @@ use tokio::time::Instant;
 
 use crate::request::Rejection;
 use crate::request::service::RETRY_AFTER_S;
+use crate::scope::ClientAddr;
 
 /// Limits on sockets, as configured. Live: they hold for the next handshake, and close nothing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,7 +40,8 @@ struct State {
 #[derive(Debug)]
 pub struct Admittance {
     limits: Arc<Limits>,
-    address: IpAddr,
+    /// None behind a UNIX socket, where only the number of all sockets is a limit.
+    address: Option<IpAddr>,
 }
 
 impl Limits {
@@ -54,7 +56,7 @@ impl Limits {
         Arc::new(Self { state: Mutex::new(state) })
     }
 
-    /// Counts a socket of this client in.
+    /// Counts a socket of this client in. Clients without an address count towards the limit of all alone.
     ///
     /// # Errors
     ///
@@ -62,9 +64,9 @@ impl Limits {
     pub fn admit(
         self: &Arc<Self>,
         settings: &LimitSettings,
-        client: IpAddr,
+        client: ClientAddr,
     ) -> Result<Admittance, Rejection> {
-        let address = counted_as(client);
+        let address = client.ip().map(counted_as);
         let now = Instant::now();
         let mut state = self.lock();
         let per_second = f64::from(settings.handshakes_per_second);
@@ -75,14 +77,17 @@ impl Limits {
         if settings.connections <= state.open {
             return Err(Rejection::Limit { retry_after_s: RETRY_AFTER_S });
         }
-        if settings.per_ip <= state.by_address.get(&address).copied().unwrap_or_default() {
+        let here = address.and_then(|address| state.by_address.get(&address)).copied().unwrap_or_default();
+        if settings.per_ip <= here {
             return Err(Rejection::PerIp { retry_after_s: RETRY_AFTER_S });
         }
         if state.allowance < 1.0 {
             return Err(Rejection::Rate { retry_after_s: 1 });
         }
         state.allowance -= 1.0;
-        *state.by_address.entry(address).or_default() += 1;
+        if let Some(address) = address {
+            *state.by_address.entry(address).or_default() += 1;
+        }
         state.open += 1;
         Ok(Admittance { limits: Arc::clone(self), address })
     }
@@ -96,10 +101,11 @@ impl Drop for Admittance {
     fn drop(&mut self) {
         let mut state = self.limits.lock();
         state.open -= 1;
-        if let Some(here) = state.by_address.get_mut(&self.address) {
+        let Some(address) = &self.address else { return };
+        if let Some(here) = state.by_address.get_mut(address) {
             *here -= 1;
             if *here == 0 {
-                state.by_address.remove(&self.address);
+                state.by_address.remove(address);
             }
         }
     }
@@ -118,11 +124,12 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
+    use crate::listener::Peer;
 
     const SETTINGS: LimitSettings = LimitSettings { connections: 3, per_ip: 2, handshakes_per_second: 100 };
 
-    fn ip(text: &str) -> IpAddr {
-        text.parse().unwrap()
+    fn ip(text: &str) -> ClientAddr {
+        ClientAddr::new(text.parse().unwrap(), None)
     }
 
     #[tokio::test(start_paused = true)]
@@ -150,6 +157,16 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn clients_without_an_address_share_the_limit_of_all_alone() {
+        let limits = Limits::new();
+        let open: Vec<_> = (0..3).map(|_| limits.admit(&SETTINGS, Peer::Unix.into())).collect();
+        assert!(open.iter().all(Result::is_ok));
+        assert!(matches!(limits.admit(&SETTINGS, Peer::Unix.into()), Err(Rejection::Limit { .. })));
+        drop(open);
+        assert!(limits.admit(&SETTINGS, Peer::Unix.into()).is_ok());
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn ipv6_counts_by_its_64_and_mapped_ipv4_as_ipv4() {
         let cases = [
             ("2001:db8:1:2:aaaa::1", "2001:db8:1:2::"),
@@ -158,7 +175,7 @@ mod tests {
             ("192.0.2.1", "192.0.2.1"),
         ];
         for (client, counted) in cases {
-            assert_eq!(counted_as(ip(client)), ip(counted), "{client}");
+            assert_eq!(ip(client).ip().map(counted_as), ip(counted).ip(), "{client}");
         }
     }
 

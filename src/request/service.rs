@@ -15,12 +15,11 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::net::TcpStream;
 use tokio::time;
 use tokio::time::Instant;
 
 use crate::handler::Respond;
-use crate::listener::ConnInfo;
+use crate::listener::{Accepted, ConnInfo, Stream};
 use crate::request::access_log::{AccessLog, Seen};
 use crate::request::{Admitted, Limits, Live, Metrics, Rejection, RouteMetrics, Snapshot, TargetKind, admit};
 use crate::scope::{ClientAddr, Scope};
@@ -65,17 +64,18 @@ impl Service {
 }
 
 impl Work for Service {
-    fn serve(
-        &self,
-        worker: Rc<Worker>,
-        stream: TcpStream,
-        conn: ConnInfo,
-    ) -> impl Future<Output = ()> + 'static {
-        serve(Rc::clone(&self.shared), worker, stream, Rc::new(conn))
+    fn serve(&self, worker: Rc<Worker>, accepted: Accepted) -> impl Future<Output = ()> + 'static {
+        let shared = Rc::clone(&self.shared);
+        async move {
+            match accepted.greet().await {
+                Ok((stream, conn)) => serve(shared, worker, stream, Rc::new(conn)).await,
+                Err(error) => tracing::error!(%error, "a connection could not be watched for readiness"),
+            }
+        }
     }
 }
 
-async fn serve(shared: Rc<Shared>, worker: Rc<Worker>, stream: TcpStream, conn: Rc<ConnInfo>) {
+async fn serve(shared: Rc<Shared>, worker: Rc<Worker>, stream: Stream, conn: Rc<ConnInfo>) {
     // Whoever still comes while the process drains is answered, once.
     let is_late = worker.draining().is_cancelled();
     let ending = if is_late { worker.finishing() } else { worker.draining() }.clone();
@@ -178,7 +178,7 @@ impl Visit<'_> {
         if self.worker.draining().is_cancelled() {
             return Err(Rejection::Draining { retry_after_s: RETRY_AFTER_S });
         }
-        let hold = self.shared.limits.admit(&self.snapshot.limits, scope.client.ip())?;
+        let hold = self.shared.limits.admit(&self.snapshot.limits, scope.client)?;
         let group = profile.handler.group(&scope).map_err(|name| Rejection::GroupName { name })?;
         let seat = group.map(|group| self.worker.seat(group));
         if let Some(seat) = &seat
@@ -239,10 +239,10 @@ async fn start(worker: &Rc<Worker>, upgrade: OnUpgrade, admission: Admission) {
         Ok(Err(error)) => return tracing::debug!(%error, "the client left before the 101"),
         Err(_) => return tracing::debug!("the client did not take the 101 in time"),
     };
-    if let Ok(parts) = upgraded.downcast::<TokioIo<TcpStream>>() {
-        worker.start(parts.io.into_inner(), parts.read_buf.into(), admission);
+    if let Ok(parts) = upgraded.downcast::<TokioIo<Stream>>() {
+        worker.start(parts.io.into_inner().into(), parts.read_buf.into(), admission);
     } else {
-        tracing::error!("an upgraded connection is not over TCP");
+        tracing::error!("an upgraded connection is not over a stream of ours");
     }
 }
 

@@ -8,6 +8,8 @@ use std::sync::Arc;
 
 use http::HeaderMap;
 
+use crate::listener::Peer;
+
 pub use self::template::{Placeholder, Template, TemplateError, TemplateErrorKind};
 
 /// The facts of one request, in the words of an ASGI scope.
@@ -32,21 +34,22 @@ pub struct Scope {
 /// The address of a client.
 ///
 /// IPv4 addresses written as IPv6 ones are always held as IPv4. The port is absent when a proxy named
-/// the address without one.
+/// the address without one. There is no address at all when a client, or a proxy that does not say whom it
+/// speaks for, comes over a UNIX socket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct ClientAddr {
-    ip: IpAddr,
+    ip: Option<IpAddr>,
     port: Option<u16>,
 }
 
 impl ClientAddr {
     /// The address in its canonical form.
     pub fn new(ip: IpAddr, port: Option<u16>) -> Self {
-        Self { ip: ip.to_canonical(), port }
+        Self { ip: Some(ip.to_canonical()), port }
     }
 
-    /// The address without the port.
-    pub fn ip(&self) -> IpAddr {
+    /// The address without the port; `None` behind a UNIX socket.
+    pub fn ip(&self) -> Option<IpAddr> {
         self.ip
     }
 
@@ -56,17 +59,21 @@ impl ClientAddr {
     }
 }
 
-impl From<SocketAddr> for ClientAddr {
-    fn from(addr: SocketAddr) -> Self {
-        Self::new(addr.ip(), Some(addr.port()))
+impl From<Peer> for ClientAddr {
+    fn from(peer: Peer) -> Self {
+        match peer {
+            Peer::Ip(address) => Self::new(address.ip(), Some(address.port())),
+            Peer::Unix => Self { ip: None, port: None },
+        }
     }
 }
 
 impl fmt::Display for ClientAddr {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.port {
-            Some(port) => SocketAddr::new(self.ip, port).fmt(out),
-            None => self.ip.fmt(out),
+        match (self.ip, self.port) {
+            (Some(ip), Some(port)) => SocketAddr::new(ip, port).fmt(out),
+            (Some(ip), None) => ip.fmt(out),
+            (None, _) => Peer::Unix.fmt(out),
         }
     }
 }
@@ -115,6 +122,7 @@ mod tests {
         for (ip, port, shown) in cases {
             assert_eq!(ClientAddr::new(ip.parse().unwrap(), port).to_string(), shown);
         }
+        assert_eq!(ClientAddr::from(Peer::Unix).to_string(), "unix");
     }
 
     #[test]

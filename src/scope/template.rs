@@ -80,7 +80,10 @@ impl Placeholder {
             Self::Capture(name) => out.push_str(scope.params.get(name).unwrap_or_default()),
             Self::Client => {
                 // Writing to a String does not fail.
-                let _infallible: fmt::Result = write!(out, "{}", scope.client.ip());
+                let _infallible: fmt::Result = match scope.client.ip() {
+                    Some(ip) => write!(out, "{ip}"),
+                    None => write!(out, "{}", scope.client),
+                };
             }
             Self::Path => out.push_str(&scope.path),
             Self::Query => out.push_str(&scope.query),

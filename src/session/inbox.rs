@@ -1,6 +1,5 @@
 //! How other threads reach a worker: one queue, one wake-up a batch.
 
-use std::net::TcpStream;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -8,7 +7,7 @@ use prometheus::IntCounter;
 use tokio::sync::Notify;
 
 use crate::channel_layer::{Delivery, Inbox, Refusal, Ticket};
-use crate::listener::ConnInfo;
+use crate::listener::Accepted;
 
 /// What may wait for a worker, in bytes of message content. Beyond it deliveries are dropped and counted:
 /// the worker is then so far behind that its sockets would drop them anyway.
@@ -32,7 +31,7 @@ struct Waiting {
 /// Something for a worker to do.
 #[derive(Debug)]
 pub(super) enum Order {
-    Serve(TcpStream, ConnInfo),
+    Serve(Accepted),
     Deliver(Delivery),
     Refused(Ticket, Refusal),
     /// Take no new socket. After the grace, ask every socket to come back later, spread evenly over a time.
@@ -53,8 +52,8 @@ impl WorkerInbox {
     }
 
     /// Hands a fresh connection to the worker.
-    pub fn serve(&self, stream: TcpStream, conn: ConnInfo) {
-        self.push(Order::Serve(stream, conn), 0);
+    pub fn serve(&self, accepted: Accepted) {
+        self.push(Order::Serve(accepted), 0);
     }
 
     /// Asks the worker to refuse new sockets, and after the grace to close those it has with 1012, spread

@@ -9,6 +9,7 @@ mod worker;
 mod inbox;
 mod room;
 mod socket;
+mod transport;
 mod task;
 mod metrics;
 
@@ -17,4 +18,5 @@ pub use metrics::{Metrics, RouteMetrics};
 pub use profile::{FullQueue, Ping, Profile, Queue};
 pub use room::Seat;
 pub use task::Admission;
+pub use transport::{Duplex, Transport};
 pub use worker::{Work, Worker};

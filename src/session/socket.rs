@@ -7,21 +7,18 @@ use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::io;
 use std::io::IoSlice;
-use std::net::Shutdown;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use bytes::{Buf as _, Bytes, BytesMut};
-use tokio::net::TcpStream;
-use tokio::net::tcp::OwnedWriteHalf;
 use tokio::time::Instant;
 
 use crate::channel_layer::GroupName;
 use crate::handler::State;
 use crate::session::worker::Turn;
-use crate::session::{FullQueue, Profile, RouteMetrics};
+use crate::session::{FullQueue, Profile, RouteMetrics, Transport};
 use crate::websocket::{CloseCode, OpCode, close_payload, write_frame};
 
 /// How long a client has to answer a close frame.
@@ -34,7 +31,7 @@ const SLICES_MAX: usize = 64;
 #[derive(Debug)]
 pub(super) struct Socket {
     pub(super) id: u64,
-    stream: OwnedWriteHalf,
+    transport: Transport,
     profile: Arc<Profile>,
     turn: Rc<Turn>,
     /// The group that hears what this client says; without one it hears itself.
@@ -173,7 +170,7 @@ struct Outbox {
 impl Socket {
     pub(super) fn new(
         id: u64,
-        stream: OwnedWriteHalf,
+        transport: Transport,
         profile: Arc<Profile>,
         turn: Rc<Turn>,
         group: Option<GroupName>,
@@ -181,7 +178,7 @@ impl Socket {
     ) -> Rc<Self> {
         Rc::new(Self {
             id,
-            stream,
+            transport,
             profile,
             turn,
             group,
@@ -201,6 +198,10 @@ impl Socket {
 
     pub(super) fn profile(&self) -> &Arc<Profile> {
         &self.profile
+    }
+
+    pub(super) fn transport(&self) -> &Transport {
+        &self.transport
     }
 
     pub(super) fn phase(&self) -> Phase {
@@ -225,20 +226,22 @@ impl Socket {
             return false;
         }
         let mut outbox = self.outbox.borrow_mut();
-        if !outbox.blocked && !outbox.queue.is_empty() {
+        let direct = self.transport.is_direct();
+        if direct && !outbox.blocked && !outbox.queue.is_empty() {
             // Queued in this turn and not offered to the kernel yet: no sign of a slow client. An error comes
             // again below, or with the next look at the stream.
-            outbox.flush(self.stream.as_ref(), &self.profile.metrics).unwrap_or_default();
+            outbox.flush(&self.profile.metrics, |parts| self.transport.try_write(parts)).unwrap_or_default();
         }
         let mut rest = frames.clone();
-        if outbox.queue.is_empty() {
-            match self.stream.try_write(frames) {
+        if direct && outbox.queue.is_empty() {
+            match self.transport.try_write(&[IoSlice::new(frames)]) {
                 Ok(written) if written == frames.len() => rest.clear(),
                 Ok(written) => {
                     rest.advance(written);
                     outbox.torn = 0 < written;
+                    outbox.blocked = true;
                 }
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => (),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => outbox.blocked = true,
                 Err(_) => {
                     drop(outbox);
                     self.end(Cause::ClientGone, None);
@@ -256,7 +259,6 @@ impl Socket {
         self.tally.sent.set(self.tally.sent.get() + messages);
         self.tally.sent_bytes.set(self.tally.sent_bytes.get() + payload_bytes);
         if !rest.is_empty() {
-            outbox.blocked = true;
             outbox.bytes += rest.len();
             outbox.queue.push_back(rest);
             outbox.gauge(&self.profile.metrics);
@@ -342,7 +344,11 @@ impl Socket {
     pub(super) fn flush(&self) {
         let mut outbox = self.outbox.borrow_mut();
         outbox.listed = false;
-        if let Err(error) = outbox.flush(self.stream.as_ref(), &self.profile.metrics) {
+        if !self.transport.is_direct() {
+            drop(outbox);
+            return self.wake();
+        }
+        if let Err(error) = outbox.flush(&self.profile.metrics, |parts| self.transport.try_write(parts)) {
             drop(outbox);
             if error.kind() == io::ErrorKind::WouldBlock {
                 self.wake();
@@ -373,10 +379,10 @@ impl Socket {
     }
 
     /// Tells the client that nothing more will come, once everything is sent.
-    pub(super) fn shut_when_flushed(&self) {
+    pub(super) fn shut_when_flushed(&self, context: &mut Context<'_>) {
         if self.outbox.borrow().queue.is_empty() {
             // A connection that is gone already needs no telling.
-            socket2::SockRef::from(self.stream.as_ref()).shutdown(Shutdown::Write).unwrap_or_default();
+            let _told = self.transport.poll_shutdown(context);
         }
     }
 
@@ -387,30 +393,28 @@ impl Socket {
     }
 
     fn poll_flushed(&self, context: &mut Context<'_>) -> Poll<()> {
-        loop {
-            let mut outbox = self.outbox.borrow_mut();
-            if outbox.queue.is_empty() {
-                return Poll::Ready(());
-            }
-            let (blocked, waiting) = (outbox.blocked, outbox.bytes);
-            let flushed = outbox.flush(self.stream.as_ref(), &self.profile.metrics);
-            if blocked && outbox.bytes < waiting {
-                // The client has taken what filled the kernel: it is slow, not dead.
-                self.heard_at.set(Instant::now());
-            }
-            match flushed {
-                Ok(()) => return Poll::Ready(()),
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => (),
-                Err(_) => {
-                    outbox.clear(&self.profile.metrics);
-                    drop(outbox);
-                    self.end(Cause::ClientGone, None);
-                    return Poll::Ready(());
-                }
-            }
-            drop(outbox);
-            if self.stream.as_ref().poll_write_ready(context).is_pending() {
-                return Poll::Pending;
+        let mut outbox = self.outbox.borrow_mut();
+        if outbox.queue.is_empty() {
+            return Poll::Ready(());
+        }
+        let (blocked, waiting) = (outbox.blocked, outbox.bytes);
+        let flushed =
+            outbox.flush(&self.profile.metrics, |parts| match self.transport.poll_write(context, parts) {
+                Poll::Ready(written) => written,
+                Poll::Pending => Err(io::ErrorKind::WouldBlock.into()),
+            });
+        if blocked && outbox.bytes < waiting {
+            // The client has taken what filled the kernel: it is slow, not dead.
+            self.heard_at.set(Instant::now());
+        }
+        match flushed {
+            Ok(()) => Poll::Ready(()),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Poll::Pending,
+            Err(_) => {
+                outbox.clear(&self.profile.metrics);
+                drop(outbox);
+                self.end(Cause::ClientGone, None);
+                Poll::Ready(())
             }
         }
     }
@@ -443,27 +447,29 @@ impl Drop for Socket {
 
 impl Outbox {
     /// Writes until everything is with the kernel, or fails, with `WouldBlock` when the kernel is full.
-    fn flush(&mut self, stream: &TcpStream, metrics: &RouteMetrics) -> io::Result<()> {
-        let flushed = self.write(stream);
+    fn flush(
+        &mut self,
+        metrics: &RouteMetrics,
+        write: impl FnMut(&[IoSlice<'_>]) -> io::Result<usize>,
+    ) -> io::Result<()> {
+        let flushed = self.write_all(write);
+        self.blocked = matches!(&flushed, Err(error) if error.kind() == io::ErrorKind::WouldBlock);
         self.gauge(metrics);
         flushed
     }
 
-    fn write(&mut self, stream: &TcpStream) -> io::Result<()> {
-        let written = self.write_all(stream);
-        self.blocked = matches!(&written, Err(error) if error.kind() == io::ErrorKind::WouldBlock);
-        written
-    }
-
-    fn write_all(&mut self, stream: &TcpStream) -> io::Result<()> {
+    fn write_all(&mut self, mut write: impl FnMut(&[IoSlice<'_>]) -> io::Result<usize>) -> io::Result<()> {
         while !self.queue.is_empty() {
             let written = if let (1, Some(only)) = (self.queue.len(), self.queue.front()) {
-                stream.try_write(only)?
+                write(&[IoSlice::new(only)])?
             } else {
                 let slices: Vec<_> =
                     self.queue.iter().take(SLICES_MAX).map(|part| IoSlice::new(part)).collect();
-                stream.try_write_vectored(&slices)?
+                write(&slices)?
             };
+            if written == 0 {
+                return Err(io::ErrorKind::WriteZero.into());
+            }
             self.advance(written);
         }
         // The queue of an idle socket owns nothing.

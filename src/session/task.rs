@@ -7,9 +7,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use tokio::io::{AsyncRead as _, ReadBuf};
-use tokio::net::TcpStream;
-use tokio::net::tcp::OwnedReadHalf;
+use tokio::io::ReadBuf;
 use tokio::time::Instant;
 
 use crate::channel_layer::GroupName;
@@ -17,7 +15,7 @@ use crate::handler;
 use crate::listener::OpenConn;
 use crate::scope::{ClientAddr, Scope};
 use crate::session::socket::{Cause, Phase, Readiness, Socket};
-use crate::session::{Profile, Seat, Worker};
+use crate::session::{Profile, Seat, Transport, Worker};
 use crate::websocket::{CloseCode, Decoder, Event, ProtocolError};
 
 /// What the log has for a close frame without a code, and for no close frame at all. Rule: RFC 6455 section 7.4.1.
@@ -50,20 +48,18 @@ impl fmt::Debug for Admission {
 
 impl Worker {
     /// Starts the socket of an answered handshake. `early` is what came in behind the request.
-    pub fn start(self: &Rc<Self>, stream: TcpStream, mut early: Vec<u8>, admission: Admission) {
+    pub fn start(self: &Rc<Self>, transport: Transport, mut early: Vec<u8>, admission: Admission) {
         let Admission { profile, scope, seat, conn_id, open, hold } = admission;
-        let (read, write) = stream.into_split();
         let group = seat.as_ref().map(|seat| seat.group().clone());
         let state = profile.handler.state(&scope);
         profile.metrics.connections.inc();
-        let socket = Socket::new(self.new_id(), write, profile, Rc::clone(self.turn()), group, state);
+        let socket = Socket::new(self.new_id(), transport, profile, Rc::clone(self.turn()), group, state);
         if let Some(seat) = &seat {
             seat.take(&socket);
         }
         let mut session = Session {
             worker: Rc::clone(self),
             socket,
-            read,
             decoder: Decoder::new(),
             broken: false,
             seat,
@@ -87,7 +83,6 @@ impl Worker {
 struct Session {
     worker: Rc<Worker>,
     socket: Rc<Socket>,
-    read: OwnedReadHalf,
     decoder: Decoder,
     /// The client broke the protocol: what comes is thrown away until it closes.
     broken: bool,
@@ -113,11 +108,11 @@ impl Future for Session {
                 Readiness::Ended => return Poll::Ready(()),
             }
             if self.broken {
-                self.socket.shut_when_flushed();
+                self.socket.shut_when_flushed(context);
             }
             let read = worker.with_read_buffer(|buffer| {
                 let mut read_buf = ReadBuf::new(buffer);
-                match Pin::new(&mut self.read).poll_read(context, &mut read_buf) {
+                match self.socket.transport().poll_read(context, &mut read_buf) {
                     Poll::Pending => return Poll::Pending,
                     Poll::Ready(Err(_)) => self.socket.end(Cause::ClientGone, None),
                     Poll::Ready(Ok(())) if read_buf.filled().is_empty() => {

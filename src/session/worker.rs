@@ -8,7 +8,6 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::net::TcpStream;
 use tokio::time;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -16,7 +15,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::channel_layer::{ChannelLayer, Delivery, GroupName, Join, Message, Refusal, Ticket, WorkerId};
 use crate::handler::{Command, Event, Rendering};
-use crate::listener::ConnInfo;
+use crate::listener::Accepted;
 use crate::session::inbox::Order;
 use crate::session::room::Room;
 use crate::session::socket::{Cause, Phase, Socket};
@@ -63,12 +62,7 @@ pub(super) struct Turn {
 /// What a worker does with a fresh connection.
 pub trait Work: 'static {
     /// Serves one connection to its end, or until its socket is handed to [`Worker::start`].
-    fn serve(
-        &self,
-        worker: Rc<Worker>,
-        stream: TcpStream,
-        conn: ConnInfo,
-    ) -> impl Future<Output = ()> + 'static;
+    fn serve(&self, worker: Rc<Worker>, accepted: Accepted) -> impl Future<Output = ()> + 'static;
 }
 
 impl fmt::Debug for Worker {
@@ -122,7 +116,7 @@ impl Worker {
             self.turn.inbox.take(&mut orders);
             for order in orders.drain(..) {
                 match order {
-                    Order::Serve(stream, conn) => self.serve(&work, stream, conn),
+                    Order::Serve(accepted) => self.spawn(work.serve(Rc::clone(&self), accepted)),
                     Order::Deliver(delivery) => self.deliver(&delivery),
                     Order::Refused(ticket, refusal) => self.refused(ticket, refusal),
                     Order::Drain { grace, over } => self.drain(grace, over),
@@ -262,13 +256,6 @@ impl Worker {
             Rendering::Binary => socket.send(OpCode::Binary, &payload),
             Rendering::Close { code, reason } => socket.close(code, &reason, Cause::Application),
             Rendering::Skip(skip) => profile.metrics.skipped(skip),
-        }
-    }
-
-    fn serve<W: Work>(self: &Rc<Self>, work: &W, stream: std::net::TcpStream, conn: ConnInfo) {
-        match TcpStream::from_std(stream) {
-            Ok(stream) => self.spawn(work.serve(Rc::clone(self), stream, conn)),
-            Err(error) => tracing::error!(%error, "a connection could not be watched for readiness"),
         }
     }
 

@@ -1,3 +1,5 @@
+use std::net::SocketAddr;
+
 use http::{HeaderValue, Request, Version};
 use proptest::prelude::*;
 use serde_json::Value;
@@ -69,6 +71,10 @@ const HANDSHAKE: [&str; 4] = [
     "Sec-WebSocket-Version: 13",
 ];
 
+fn peer_at(address: &str) -> Peer {
+    address.parse::<SocketAddr>().unwrap().into()
+}
+
 fn upgrade(target: &str, lines: &[&str]) -> Parts {
     head("GET", target, &[&HANDSHAKE, lines].concat())
 }
@@ -76,7 +82,7 @@ fn upgrade(target: &str, lines: &[&str]) -> Parts {
 /// The route's name, or the label, the status and the name of the route that was found before.
 fn outcome(head: &Parts, peer: &str) -> String {
     let rules = rules();
-    let conn = peer.parse().unwrap();
+    let conn = peer_at(peer);
     match admit(&rules, conn, head) {
         Ok(admitted) => {
             assert_eq!(rules.routes()[admitted.route_index].target, *admitted.target);
@@ -304,7 +310,7 @@ fn a_subprotocol_is_chosen_when_the_route_has_some() {
     for (target, offered, expected) in cases {
         let offered = offered.map(|names| format!("Sec-WebSocket-Protocol: {names}"));
         let lines: Vec<&str> = [origin].into_iter().chain(offered.as_deref()).collect();
-        let found = admit(&rules, PEER.parse().unwrap(), &upgrade(target, &lines));
+        let found = admit(&rules, peer_at(PEER), &upgrade(target, &lines));
         let found = found.map(|admitted| admitted.scope.subprotocol);
         let expected = expected.map(|name| name.map(str::to_owned));
         assert_eq!(found.map_err(|refused| refused.rejection.label()), expected, "{target} {lines:?}");
@@ -316,7 +322,7 @@ fn the_scope_says_who_what_and_where() {
     let rules = rules();
     let lines = ["X-Forwarded-For: 6.6.6.6, 203.0.113.7:5", "X-Under_Score: 1", "Cookie: a=b"];
     let head = upgrade("//chat/caf%C3%A9/?a=%20b", &lines);
-    let admitted = admit(&rules, PROXY.parse().unwrap(), &head).unwrap();
+    let admitted = admit(&rules, peer_at(PROXY), &head).unwrap();
     assert_eq!((admitted.route_index, *admitted.target), (0, "chat"));
     let scope = admitted.scope;
     assert_eq!(scope.client.to_string(), "203.0.113.7:5");
@@ -328,7 +334,7 @@ fn the_scope_says_who_what_and_where() {
     assert_eq!(admitted.upgrade.unwrap(), handshake::check(&head).unwrap());
 
     let head = self::head("GET", "/chat/hello/", &[]);
-    let admitted = admit(&rules, PEER.parse().unwrap(), &head).unwrap();
+    let admitted = admit(&rules, peer_at(PEER), &head).unwrap();
     assert_eq!((admitted.scope.query.as_str(), admitted.upgrade), ("", None));
     assert_eq!(admitted.scope.client.to_string(), PEER);
 }
@@ -338,7 +344,7 @@ fn a_refusal_knows_the_client() {
     let rules = rules();
     let head = upgrade("/nowhere/", &["X-Forwarded-For: 203.0.113.7"]);
     for (peer, client) in [(PROXY, "203.0.113.7"), (PEER, PEER)] {
-        let refused = admit(&rules, peer.parse().unwrap(), &head).unwrap_err();
+        let refused = admit(&rules, peer_at(peer), &head).unwrap_err();
         assert_eq!(refused.client.to_string(), client);
     }
 }
@@ -346,7 +352,7 @@ fn a_refusal_knows_the_client() {
 #[test]
 fn a_table_without_routes_refuses_every_path() {
     let rules: Rules<()> = Rules::new(TrustedProxies::default(), ForwardedHeaders::None, Vec::new()).unwrap();
-    let refused = admit(&rules, PEER.parse().unwrap(), &upgrade("/", &[])).unwrap_err();
+    let refused = admit(&rules, peer_at(PEER), &upgrade("/", &[])).unwrap_err();
     assert_eq!(refused.rejection.label(), "no_route");
 }
 
@@ -382,7 +388,7 @@ fn hosts_are_judged_as_django_does() {
         let missing = row["missing_header"] == true;
         let first = if missing { "Host:" } else { line.as_str() };
         let lines: Vec<&str> = [first].into_iter().chain(forwarded.as_deref()).collect();
-        let found = admit(&rules, PROXY.parse().unwrap(), &head("GET", "/", &lines));
+        let found = admit(&rules, peer_at(PROXY), &head("GET", "/", &lines));
         if missing {
             // Django goes on with the name of the server; HTTP/1.1 wants 400.
             assert_eq!(found.unwrap_err().rejection, BadRequest::HostMissing.into(), "{note}");
@@ -440,7 +446,7 @@ proptest! {
             }
         }
         if let Ok(request) = request.body(()) {
-            let peer = if from_proxy { PROXY } else { PEER }.parse().unwrap();
+            let peer = peer_at(if from_proxy { PROXY } else { PEER });
             let head = request.into_parts().0;
             if let Err(refused) = admit(&rules, peer, &head) {
                 prop_assert!(Rejection::LABELS.contains(&refused.rejection.label()));

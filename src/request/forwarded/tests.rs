@@ -8,7 +8,7 @@ fn run(mode: ForwardedHeaders, peer: &str, lines: &[(&'static str, &str)]) -> Fo
         headers.append(*name, HeaderValue::from_bytes(value.as_bytes()).unwrap());
     }
     let trusted = TRUSTED.iter().map(|text| text.parse::<TrustedProxy>().unwrap()).collect();
-    resolve(peer.parse().unwrap(), &headers, &trusted, mode)
+    resolve(peer.parse::<std::net::SocketAddr>().unwrap().into(), &headers, &trusted, mode)
 }
 
 #[test]
