@@ -39,6 +39,9 @@ pub(super) struct ServerTable {
     pub(super) connections: Option<At<u64>>,
     pub(super) per_ip: Option<At<u64>>,
     pub(super) handshakes_per_second: Option<At<u64>>,
+    pub(super) head: Option<At<u64>>,
+    pub(super) uri: Option<At<u64>>,
+    pub(super) headers: Option<At<u64>>,
 }
 
 /// `[[listener]]`.
@@ -211,7 +214,7 @@ const DRAIN: Kind = Kind { name: "`drain`", keys: &["shutdown", "grace"], later:
 
 const LIMITS: Kind = Kind {
     name: "`limits`",
-    keys: &["connections", "per_ip", "handshakes_per_second"],
+    keys: &["connections", "per_ip", "handshakes_per_second", "head", "uri", "headers"],
     later: &[],
     foreign: &[],
 };
@@ -445,6 +448,10 @@ fn server(table: &Table<'_>) -> ServerTable {
         connections: limit("connections"),
         per_ip: limit("per_ip"),
         handshakes_per_second: limit("handshakes_per_second"),
+        // hyper reads no less than 8 KiB at once.
+        head: limits.as_ref().and_then(|limits| limits.size("head", 8 << 10..=1 << 20)),
+        uri: limits.as_ref().and_then(|limits| limits.size("uri", 1 << 10..=64 << 10)),
+        headers: limits.as_ref().and_then(|limits| limits.count("headers", 16..=1_000)),
     }
 }
 

@@ -18,7 +18,7 @@ use crate::channel_layer;
 use crate::channel_layer::{PubSubConfig, RedisUrl, Secret, Serializer, SerializerFormat};
 use crate::handler::{Respond, Room};
 use crate::request::{
-    ForwardedHeaders, HostPattern, LimitSettings, OriginPolicy, TrustedProxies, TrustedProxy,
+    ForwardedHeaders, HeadSizes, HostPattern, LimitSettings, OriginPolicy, TrustedProxies, TrustedProxy,
 };
 use crate::route::Pattern;
 use crate::session::{Ping, Queue};
@@ -109,6 +109,8 @@ pub struct ServerConfig {
     pub drain: DrainConfig,
     /// Limits over all routes, each at least 1.
     pub limits: LimitSettings,
+    /// The largest head of a request.
+    pub sizes: HeadSizes,
 }
 
 /// `server.log`.

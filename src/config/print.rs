@@ -63,6 +63,9 @@ impl Printer {
             ("connections", server.limits.connections.to_string()),
             ("per_ip", server.limits.per_ip.to_string()),
             ("handshakes_per_second", server.limits.handshakes_per_second.to_string()),
+            ("head", size(server.sizes.head_bytes_max)),
+            ("uri", size(server.sizes.target_bytes_max)),
+            ("headers", server.sizes.headers_max.to_string()),
         ];
         self.line("limits", &table(&limits));
     }

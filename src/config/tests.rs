@@ -1693,7 +1693,7 @@ fn what_is_left_out_has_a_default() {
         # workers: as many as processor affinity and cgroup allow
         log = { level = "info", format = "text" }
         drain = { shutdown = "30s", grace = "5s" }
-        limits = { connections = 50000, per_ip = 200, handshakes_per_second = 500 }
+        limits = { connections = 50000, per_ip = 200, handshakes_per_second = 500, head = "64KiB", uri = "8KiB", headers = 100 }
 
         [[listener]]
         name = "public"
@@ -1763,7 +1763,7 @@ admin = "[::1]:9181"
 workers = 4
 log = { level = "debug", format = "json" }
 drain = { shutdown = "1m", grace = "500ms" }
-limits = { connections = 1000, per_ip = 10, handshakes_per_second = 50 }
+limits = { connections = 1000, per_ip = 10, handshakes_per_second = 50, head = "32KiB", uri = "4KiB", headers = 50 }
 
 [[listener]]
 name = "public"
@@ -1840,7 +1840,7 @@ fn what_is_printed_reads_as_the_same_again() {
         workers = 4
         log = { level = "debug", format = "json" }
         drain = { shutdown = "1m", grace = "500ms" }
-        limits = { connections = 1000, per_ip = 10, handshakes_per_second = 50 }
+        limits = { connections = 1000, per_ip = 10, handshakes_per_second = 50, head = "32KiB", uri = "4KiB", headers = 50 }
 
         [[listener]]
         name = "public"

@@ -88,11 +88,13 @@ impl Assembly {
                 origins: route.origins,
                 subprotocols: route.subprotocols,
                 takes,
+                body_bytes_max: None,
                 target: Target { metrics, kind },
             };
             routes.push((route.pattern, rules));
         }
-        let rules = Rules::new(config.trust.trusted_proxies(), config.trust.headers, routes)?;
+        let rules =
+            Rules::new(config.trust.trusted_proxies(), config.trust.headers, config.server.sizes, routes)?;
         let hash = digest.chars().take(HASH_LEN).collect();
         Ok((Snapshot { generation, hash, rules, limits, drain }, pending))
     }

@@ -5,10 +5,10 @@ use std::sync::Arc;
 use http::header::{CONTENT_LENGTH, HOST, ORIGIN, TRANSFER_ENCODING};
 use http::request::Parts;
 use http::uri::Authority;
-use http::{HeaderMap, Method};
+use http::{HeaderMap, Method, Version};
 use percent_encoding::percent_decode_str;
 
-use super::forwarded::{Forwarded, ForwardedHeaders, TrustedProxies, resolve};
+use super::forwarded::{Forwarded, ForwardedHeaders, Scheme, TrustedProxies, resolve};
 use super::host::{Host, HostPattern};
 use super::origin::OriginPolicy;
 use super::rejection::{BadRequest, Rejection, TooLarge};
@@ -22,17 +22,21 @@ use crate::websocket::{Handshake, HandshakeError, handshake, select_subprotocol}
 /// # Errors
 ///
 /// The first check that fails, in the order in which they stand here.
-pub fn admit<'a, T>(rules: &'a Rules<T>, peer: Peer, head: &Parts) -> Result<Admitted<'a, T>, Refused> {
-    let forwarded = resolve(peer, &head.headers, &rules.trusted, rules.forwarded);
+pub fn admit<'a, T>(
+    rules: &'a Rules<T>,
+    arrival: &Arrival<'_>,
+    head: &Parts,
+) -> Result<Admitted<'a, T>, Refused> {
+    let forwarded = resolve(arrival.peer, &head.headers, &rules.trusted, rules.forwarded);
     let client = forwarded.client;
     let refused = |rejection| Refused { rejection, route: None, client };
-    check_sizes(head).map_err(refused)?;
-    check_target(head).map_err(refused)?;
-    let host = find_host(head, &forwarded).map_err(refused)?;
+    rules.sizes.check(head).map_err(refused)?;
+    check_target(head, arrival).map_err(refused)?;
+    let host = find_host(head, arrival, &forwarded).map_err(refused)?;
     rules.check_host(&host).map_err(refused)?;
     let path = decode_path(head.uri.path()).map_err(refused)?;
 
-    let is_upgrade = handshake::wants_upgrade(head);
+    let is_upgrade = arrival.wants_upgrade(head);
     let found = rules.find(&path, &host, is_upgrade);
     let (index, route) = found.map_err(|Missed { rejection, route }| Refused { rejection, route, client })?;
 
@@ -42,9 +46,11 @@ pub fn admit<'a, T>(rules: &'a Rules<T>, peer: Peer, head: &Parts) -> Result<Adm
     if is_upgrade {
         let origins = head.headers.get_all(ORIGIN);
         route.origins.check(origins, &host).map_err(|refusal| refused(refusal.into()))?;
-        let handshake = check_handshake(head).map_err(refused)?;
+        let handshake = check_handshake(head, arrival).map_err(refused)?;
         subprotocol = choose_subprotocol(&handshake, &route.subprotocols).map_err(refused)?;
         upgrade = Some(handshake);
+    } else {
+        check_body(head, route.body_bytes_max).map_err(refused)?;
     }
 
     let scope = Scope {
@@ -56,7 +62,45 @@ pub fn admit<'a, T>(rules: &'a Rules<T>, peer: Peer, head: &Parts) -> Result<Adm
         subprotocol,
         path,
     };
-    Ok(Admitted { route_index: index, target: &route.target, scope, upgrade })
+    let own_scheme = if arrival.tls { Scheme::Https } else { Scheme::Http };
+    let scheme = forwarded.scheme.unwrap_or(own_scheme);
+    let from_proxy = forwarded.from_proxy;
+    Ok(Admitted { route_index: index, target: &route.target, scope, upgrade, host, scheme, from_proxy })
+}
+
+/// What is known of a request beside its head.
+#[derive(Clone, Copy, Debug)]
+pub struct Arrival<'a> {
+    /// The other end of the connection.
+    pub peer: Peer,
+    /// Whether the connection came through TLS.
+    pub tls: bool,
+    /// The name that the client asked for in the TLS handshake (SNI), in lower case.
+    pub server_name: Option<&'a str>,
+    /// `:protocol` of an extended `CONNECT` over HTTP/2 (RFC 8441).
+    pub protocol: Option<&'a str>,
+}
+
+impl Arrival<'_> {
+    /// Whether the request wants to become a WebSocket, in the way of its version of HTTP.
+    pub fn wants_upgrade(&self, head: &Parts) -> bool {
+        match head.version {
+            // `Upgrade` has no meaning there; a request that has it is malformed (RFC 9113, 8.2.2).
+            Version::HTTP_2 => self.is_extended_connect(head),
+            _ => handshake::wants_upgrade(head),
+        }
+    }
+
+    fn is_extended_connect(&self, head: &Parts) -> bool {
+        head.method == Method::CONNECT && self.protocol == Some("websocket")
+    }
+}
+
+impl From<Peer> for Arrival<'_> {
+    /// In clear and over HTTP/1.1.
+    fn from(peer: Peer) -> Self {
+        Self { peer, tls: false, server_name: None, protocol: None }
+    }
 }
 
 /// What [`admit`] decides by: the compiled routes, and whom to believe.
@@ -64,6 +108,7 @@ pub fn admit<'a, T>(rules: &'a Rules<T>, peer: Peer, head: &Parts) -> Result<Adm
 pub struct Rules<T> {
     trusted: TrustedProxies,
     forwarded: ForwardedHeaders,
+    sizes: HeadSizes,
     table: Table,
     routes: Vec<RouteRules<T>>,
     /// The hosts of all routes, each pattern once.
@@ -79,6 +124,7 @@ impl<T> Rules<T> {
     pub fn new(
         trusted: TrustedProxies,
         forwarded: ForwardedHeaders,
+        sizes: HeadSizes,
         routes: Vec<(Pattern, RouteRules<T>)>,
     ) -> Result<Self, PatternError> {
         let (patterns, routes): (Vec<_>, Vec<RouteRules<T>>) = routes.into_iter().unzip();
@@ -88,7 +134,17 @@ impl<T> Rules<T> {
                 hosts.push(pattern.clone());
             }
         }
-        Ok(Self { trusted, forwarded, table: Table::new(patterns)?, routes, hosts })
+        Ok(Self { trusted, forwarded, sizes, table: Table::new(patterns)?, routes, hosts })
+    }
+
+    /// Whose word on clients counts.
+    pub fn trusted(&self) -> &TrustedProxies {
+        &self.trusted
+    }
+
+    /// The largest head of a request.
+    pub fn sizes(&self) -> HeadSizes {
+        self.sizes
     }
 
     /// The routes in file order.
@@ -113,8 +169,10 @@ impl<T> Rules<T> {
             let Some(route) = self.routes.get(index) else { continue };
             let host_ok = route.hosts.iter().any(|pattern| pattern.matches(host));
             match (route.takes, is_upgrade) {
-                (Takes::WebSocket, true) | (Takes::Plain, false) if host_ok => return Ok((index, route)),
-                (Takes::WebSocket, true) | (Takes::Plain, false) => {
+                (Takes::WebSocket, true) | (Takes::Plain, false) | (Takes::Both, _) if host_ok => {
+                    return Ok((index, route));
+                }
+                (Takes::WebSocket, true) | (Takes::Plain, false) | (Takes::Both, _) => {
                     but_for_host.get_or_insert(index);
                 }
                 (Takes::WebSocket, false) if host_ok => {
@@ -149,6 +207,8 @@ pub struct RouteRules<T> {
     pub subprotocols: Vec<String>,
     /// The kind of requests that it takes.
     pub takes: Takes,
+    /// The longest body of a plain request, in bytes; `None` where no body is read.
+    pub body_bytes_max: Option<u64>,
     /// What the requests lead to.
     pub target: T,
 }
@@ -160,6 +220,8 @@ pub enum Takes {
     WebSocket,
     /// Anything but handshakes.
     Plain,
+    /// Whatever comes.
+    Both,
 }
 
 /// A request that is let in.
@@ -173,6 +235,12 @@ pub struct Admitted<'a, T> {
     pub scope: Scope,
     /// How to answer the handshake; `None` for a plain request.
     pub upgrade: Option<Handshake>,
+    /// The host that the client asked for, which the route takes.
+    pub host: Host,
+    /// The scheme that the client used, as a trusted proxy or the connection says.
+    pub scheme: Scheme,
+    /// Whether a trusted proxy has sent the request, so that what it says about its client counts.
+    pub from_proxy: bool,
 }
 
 /// A request that is not let in.
@@ -193,34 +261,55 @@ struct Missed {
     route: Option<usize>,
 }
 
-/// Bytes of a request target, without scheme and authority, that are still read.
-const TARGET_BYTES_MAX: usize = 8 * 1024;
+/// How large the head of a request may be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct HeadSizes {
+    /// Bytes of the request target, without scheme and authority.
+    pub target_bytes_max: usize,
+    /// Bytes of all headers, with `: ` and the end of each line.
+    pub head_bytes_max: usize,
+    /// How many headers.
+    pub headers_max: usize,
+}
 
-/// Bytes of all headers, with `: ` and the end of each line, that are still read.
-const HEAD_BYTES_MAX: usize = 64 * 1024;
+impl Default for HeadSizes {
+    fn default() -> Self {
+        Self { target_bytes_max: 8 << 10, head_bytes_max: 64 << 10, headers_max: 100 }
+    }
+}
 
-/// Headers of a request that are still read.
-const HEADERS_MAX: usize = 100;
+impl HeadSizes {
+    fn check(self, head: &Parts) -> Result<(), Rejection> {
+        if head.uri.path_and_query().is_some_and(|target| self.target_bytes_max < target.as_str().len()) {
+            return Err(TooLarge::Uri(self.target_bytes_max).into());
+        }
+        if self.headers_max < head.headers.len() {
+            return Err(TooLarge::Headers(self.headers_max).into());
+        }
+        // hyper's own bound is coarser: it reads on while its buffer grows.
+        let header_bytes: usize =
+            head.headers.iter().map(|(name, value)| name.as_str().len() + value.len() + 4).sum();
+        if self.head_bytes_max < header_bytes {
+            return Err(TooLarge::Head(self.head_bytes_max).into());
+        }
+        Ok(())
+    }
+}
 
-fn check_sizes(head: &Parts) -> Result<(), Rejection> {
-    if head.uri.path_and_query().is_some_and(|target| TARGET_BYTES_MAX < target.as_str().len()) {
-        return Err(TooLarge::Uri.into());
+/// Refuses a body that says beforehand that it is too long.
+fn check_body(head: &Parts, body_bytes_max: Option<u64>) -> Result<(), Rejection> {
+    // What hyper lets through has one length, and a number for it.
+    let length =
+        head.headers.get(CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse::<u64>().ok());
+    match (length, body_bytes_max) {
+        (Some(length), Some(max)) if max < length => Err(TooLarge::Body(max).into()),
+        _ => Ok(()),
     }
-    if HEADERS_MAX < head.headers.len() {
-        return Err(TooLarge::Headers.into());
-    }
-    // hyper's own bound is coarser: it reads on while its buffer grows.
-    let header_bytes: usize =
-        head.headers.iter().map(|(name, value)| name.as_str().len() + value.len() + 4).sum();
-    if HEAD_BYTES_MAX < header_bytes {
-        return Err(TooLarge::Head.into());
-    }
-    Ok(())
 }
 
 /// Lets through a path, and a URL of the web; also refuses a body that could be read in two ways.
-fn check_target(head: &Parts) -> Result<(), Rejection> {
-    if head.method == Method::CONNECT {
+fn check_target(head: &Parts, arrival: &Arrival<'_>) -> Result<(), Rejection> {
+    if head.method == Method::CONNECT && !arrival.is_extended_connect(head) {
         return Err(BadRequest::Connect.into());
     }
     let scheme_ok = match head.uri.scheme_str() {
@@ -240,21 +329,32 @@ fn check_target(head: &Parts) -> Result<(), Rejection> {
 
 /// The host that the request is for.
 ///
-/// There is exactly one `Host`, which the authority of an absolute target must repeat; a trusted proxy may put
-/// another in its place.
-fn find_host(head: &Parts, forwarded: &Forwarded) -> Result<Host, Rejection> {
+/// There is exactly one `Host`, which the authority of an absolute target must repeat; over HTTP/2 `:authority`
+/// may stand in its place. The name that TLS was asked for must be the same. A trusted proxy may put another host
+/// in its place, and asks TLS for the name by which it knows us.
+fn find_host(head: &Parts, arrival: &Arrival<'_>, forwarded: &Forwarded) -> Result<Host, Rejection> {
     let mut lines = head.headers.get_all(HOST).into_iter();
-    let line = lines.next().ok_or(BadRequest::HostMissing)?;
+    let line = lines.next().map(|line| String::from_utf8_lossy(line.as_bytes()));
     if lines.next().is_some() {
         return Err(BadRequest::HostRepeated.into());
     }
-    let sent = String::from_utf8_lossy(line.as_bytes());
     let authority = head.uri.authority().map(Authority::as_str);
-    if authority.is_some_and(|authority| !authority.eq_ignore_ascii_case(&sent)) {
-        return Err(BadRequest::HostDiffers.into());
-    }
+    let sent = match (line, authority) {
+        (Some(line), Some(authority)) if !authority.eq_ignore_ascii_case(&line) => {
+            return Err(BadRequest::HostDiffers.into());
+        }
+        (Some(line), _) => line,
+        (None, Some(authority)) if head.version == Version::HTTP_2 => authority.into(),
+        (None, _) => return Err(BadRequest::HostMissing.into()),
+    };
     let text = forwarded.host.as_deref().unwrap_or(&sent);
-    Host::parse(text).map_err(|_| Rejection::Host { host: text.to_owned() })
+    let host = Host::parse(text).map_err(|_| Rejection::Host { host: text.to_owned() })?;
+    match arrival.server_name {
+        Some(name) if !forwarded.from_proxy && name != host.domain() => {
+            Err(Rejection::Misdirected { host: host.domain().to_owned(), server_name: name.to_owned() })
+        }
+        _ => Ok(host),
+    }
 }
 
 /// Decodes a path. An encoded slash becomes one, as in Channels; a `%` that encodes nothing stays.
@@ -266,8 +366,13 @@ fn decode_path(path: &str) -> Result<String, Rejection> {
     Ok(decoded.into_owned())
 }
 
-fn check_handshake(head: &Parts) -> Result<Handshake, Rejection> {
-    let handshake = handshake::check(head).map_err(|error| match error {
+fn check_handshake(head: &Parts, arrival: &Arrival<'_>) -> Result<Handshake, Rejection> {
+    let checked = if arrival.is_extended_connect(head) {
+        handshake::check_extended_connect(head)
+    } else {
+        handshake::check(head)
+    };
+    let handshake = checked.map_err(|error| match error {
         HandshakeError::Method => Rejection::Method,
         HandshakeError::Version => Rejection::Version,
         HandshakeError::Upgrade => Rejection::UpgradeRequired,

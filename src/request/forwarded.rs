@@ -33,6 +33,14 @@ pub enum Scheme {
 }
 
 impl Scheme {
+    /// The word in a URL of plain HTTP.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Http => "http",
+            Self::Https => "https",
+        }
+    }
+
     fn parse(text: &str) -> Option<Self> {
         match text.trim().to_ascii_lowercase().as_str() {
             "http" | "ws" => Some(Self::Http),
@@ -47,6 +55,8 @@ impl Scheme {
 pub struct Forwarded {
     /// The client: the rightmost address that is no trusted proxy.
     pub client: ClientAddr,
+    /// Whether the peer is a trusted proxy.
+    pub from_proxy: bool,
     /// The scheme that the client used, when a proxy says so.
     pub scheme: Option<Scheme>,
     /// The host that the client asked for, when a proxy says so. Not yet checked: a repeated header is a list
@@ -66,8 +76,8 @@ pub fn resolve(
     mode: ForwardedHeaders,
 ) -> Forwarded {
     let client = ClientAddr::from(peer);
-    let direct = Forwarded { client, scheme: None, host: None };
-    if !trusted.trusts(client) {
+    let direct = Forwarded { client, from_proxy: trusted.trusts(client), scheme: None, host: None };
+    if !direct.from_proxy {
         return direct;
     }
     match mode {

@@ -3,6 +3,8 @@
 //! [`Service`] is the story; [`admit`] decides, and holds the order of all checks that need no waiting.
 
 mod service;
+mod pace;
+mod body;
 mod admit;
 mod forwarded;
 mod host;
@@ -13,7 +15,7 @@ mod limits;
 mod access_log;
 mod metrics;
 
-pub use self::admit::{Admitted, Refused, RouteRules, Rules, Takes, admit};
+pub use self::admit::{Admitted, Arrival, HeadSizes, Refused, RouteRules, Rules, Takes, admit};
 pub use self::forwarded::{
     Forwarded, ForwardedHeaders, InvalidProxy, Scheme, TrustedProxies, TrustedProxy, resolve,
 };

@@ -26,6 +26,15 @@ pub enum Rejection {
         /// The host as the client, or a trusted proxy, sent it.
         host: String,
     },
+    /// TLS was asked for another name than the request. A browser that reuses a connection for another name of the
+    /// certificate comes again on one of its own (RFC 9110, 15.5.20).
+    #[error("the request is for {}, but the connection was opened for {}", Shown(host), Shown(server_name))]
+    Misdirected {
+        /// The host of the request.
+        host: String,
+        /// The name in the TLS handshake.
+        server_name: String,
+    },
     /// A page of that site may not open a WebSocket here.
     #[error(transparent)]
     Origin(OriginRefusal),
@@ -79,16 +88,17 @@ pub enum Rejection {
         /// Seconds after which to try again.
         retry_after_s: u32,
     },
-    /// The head of the request is larger than is read.
+    /// The head of the request, or its body, is larger than is read.
     #[error(transparent)]
     TooLarge(TooLarge),
 }
 
 impl Rejection {
     /// All that [`Rejection::label`] can be.
-    pub const LABELS: [&'static str; 14] = [
+    pub const LABELS: [&'static str; 15] = [
         "no_route",
         "host",
+        "misdirected",
         "origin",
         "bad_request",
         "version",
@@ -118,6 +128,7 @@ impl Rejection {
     pub fn status(&self) -> StatusCode {
         match self {
             Self::NoRoute { .. } => StatusCode::NOT_FOUND,
+            Self::Misdirected { .. } => StatusCode::MISDIRECTED_REQUEST,
             Self::Origin(_) => StatusCode::FORBIDDEN,
             Self::Host { .. } | Self::BadRequest(_) | Self::Subprotocol { .. } | Self::GroupName { .. } => {
                 StatusCode::BAD_REQUEST
@@ -126,8 +137,11 @@ impl Rejection {
             Self::Method => StatusCode::METHOD_NOT_ALLOWED,
             Self::Rate { .. } | Self::PerIp { .. } => StatusCode::TOO_MANY_REQUESTS,
             Self::Limit { .. } | Self::Draining { .. } => StatusCode::SERVICE_UNAVAILABLE,
-            Self::TooLarge(TooLarge::Uri) => StatusCode::URI_TOO_LONG,
-            Self::TooLarge(TooLarge::Headers | TooLarge::Head) => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
+            Self::TooLarge(TooLarge::Uri(_)) => StatusCode::URI_TOO_LONG,
+            Self::TooLarge(TooLarge::Headers(_) | TooLarge::Head(_)) => {
+                StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE
+            }
+            Self::TooLarge(TooLarge::Body(_)) => StatusCode::PAYLOAD_TOO_LARGE,
         }
     }
 
@@ -136,6 +150,7 @@ impl Rejection {
         match self {
             Self::NoRoute { .. } => "no_route",
             Self::Host { .. } => "host",
+            Self::Misdirected { .. } => "misdirected",
             Self::Origin(_) => "origin",
             Self::BadRequest(_) => "bad_request",
             Self::Version => "version",
@@ -174,6 +189,7 @@ impl Rejection {
             | Self::Draining { retry_after_s } => vec![(RETRY_AFTER, HeaderValue::from(*retry_after_s))],
             Self::NoRoute { .. }
             | Self::Host { .. }
+            | Self::Misdirected { .. }
             | Self::Origin(_)
             | Self::BadRequest(_)
             | Self::Subprotocol { .. }
@@ -239,15 +255,18 @@ pub enum BadRequest {
 /// What is too large about a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum TooLarge {
-    /// The request target.
-    #[error("the request target is longer than 8 KiB")]
-    Uri,
-    /// All of the head.
-    #[error("the head of the request is larger than 64 KiB")]
-    Head,
-    /// The number of headers.
-    #[error("the request has more than 100 headers")]
-    Headers,
+    /// The request target; with the limit, in bytes.
+    #[error("the request target is longer than {0} bytes; `limits.uri` says how long it may be")]
+    Uri(usize),
+    /// All headers; with the limit, in bytes.
+    #[error("the headers of the request are larger than {0} bytes; `limits.head` says how large they may be")]
+    Head(usize),
+    /// The number of headers; with the limit.
+    #[error("the request has more than {0} headers; `limits.headers` says how many it may have")]
+    Headers(usize),
+    /// The body; with the limit, in bytes.
+    #[error("the body of the request is longer than {0} bytes; `max_body` says how long it may be")]
+    Body(u64),
 }
 
 /// Text from outside, quoted, on one line and cut.

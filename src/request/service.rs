@@ -1,7 +1,8 @@
 //! One connection's requests: each is decided, then answered or made a socket.
 
+use std::cell::Cell;
 use std::convert::Infallible;
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,28 +10,43 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::request::Parts;
 use http::{HeaderValue, Method, Request, Response, StatusCode, header};
-use http_body_util::Full;
 use hyper::body::Incoming;
-use hyper::server::conn::http1;
+use hyper::ext::Protocol;
+use hyper::rt::Executor;
+use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::time;
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 
 use crate::handler::Respond;
 use crate::listener::{Accepted, ConnInfo, Stream};
 use crate::request::access_log::{AccessLog, Seen};
-use crate::request::{Admitted, Limits, Live, Metrics, Rejection, RouteMetrics, Snapshot, TargetKind, admit};
+use crate::request::body::{Body, BoxError};
+use crate::request::pace::{Due, InFlight, Pace, Paced};
+use crate::request::{
+    Admitted, Arrival, Limits, Live, Metrics, Rejection, RouteMetrics, Snapshot, TargetKind, admit,
+};
 use crate::scope::{ClientAddr, Scope};
-use crate::session::{Admission, Profile, Work, Worker};
+use crate::session::{Admission, Profile, Transport, Work, Worker};
 use crate::websocket::Handshake;
-use crate::websocket::handshake::wants_upgrade;
 
-/// From the accept, or from an answer, until the next request head is complete.
-const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
-/// What hyper may buffer of a connection. `admit` has the exact bound of a request head.
-const BUFFER_BYTES_MAX: usize = 64 << 10;
+/// An idle connection that is to end has this long to take the last bytes.
+const GOODBYE_TIMEOUT: Duration = Duration::from_secs(5);
+/// Headers that hyper reads without an allocation of its own.
+const HEADERS_INLINE_MAX: usize = 100;
+/// Requests and sockets at once on one connection of HTTP/2.
+const STREAMS_MAX: u32 = 128;
+/// What a client may send ahead of its reader, on one stream and on all of a connection.
+const STREAM_WINDOW_BYTES: u32 = 256 << 10;
+const CONNECTION_WINDOW_BYTES: u32 = 1 << 20;
+/// What waits on one stream for a client that reads slowly.
+const SEND_BUFFER_BYTES_MAX: usize = 64 << 10;
+/// A connection of HTTP/2 is pinged after this, and ends without an answer in that time.
+const PING_EVERY: Duration = Duration::from_secs(20);
+const PING_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long the 101 waits for the channel layer to confirm that the room is joined. A layer that takes
 /// longer is on its way out; the socket opens then, and hears the room as soon as the layer is back.
 const JOIN_TIMEOUT: Duration = Duration::from_secs(2);
@@ -40,7 +56,7 @@ const UPGRADE_TIMEOUT: Duration = Duration::from_secs(10);
 /// What a client is told to wait before it comes again, in seconds.
 pub(super) const RETRY_AFTER_S: u32 = 5;
 
-type Answer = Response<Full<Bytes>>;
+type Answer = Response<Body>;
 
 /// Serves the connections of one worker.
 #[derive(Debug)]
@@ -79,42 +95,125 @@ async fn serve(shared: Rc<Shared>, worker: Rc<Worker>, stream: Stream, conn: Rc<
     // Whoever still comes while the process drains is answered, once.
     let is_late = worker.draining().is_cancelled();
     let ending = if is_late { worker.finishing() } else { worker.draining() }.clone();
+    let is_http2 = conn.tls.as_ref().is_some_and(|tls| tls.http2);
     let (id, peer) = (conn.id, conn.peer);
-    let serving = Rc::clone(&shared);
+    let pace = Pace::new(is_http2);
+    let io = TokioIo::new(Paced::new(stream, Arc::clone(&pace)));
+    let sizes = shared.live.load().rules.sizes();
+    let (serving, executor) = (Rc::clone(&shared), Spawner(Rc::clone(&worker)));
+    let beginning = Arc::clone(&pace);
     let service = service_fn(move |request| {
         let (shared, worker, conn) = (Rc::clone(&serving), Rc::clone(&worker), Rc::clone(&conn));
-        async move { Ok::<_, Infallible>(answer(&shared, &worker, conn, request).await) }
+        let in_flight = beginning.begin();
+        async move { Ok::<_, Infallible>(answer(&shared, &worker, conn, request, in_flight).await) }
     });
-    let http = http1::Builder::new()
-        .timer(TokioTimer::new())
-        .header_read_timeout(HEAD_TIMEOUT)
-        .keep_alive(!is_late)
-        .max_buf_size(BUFFER_BYTES_MAX)
-        .serve_connection(TokioIo::new(stream), service)
-        .with_upgrades();
-    let mut http = pin!(http);
-    let served = tokio::select! {
-        served = http.as_mut() => served,
-        () = ending.cancelled() => {
-            // What is being answered still is; a connection between two requests ends.
-            http.as_mut().graceful_shutdown();
-            http.await
+    let served = if is_http2 {
+        let http = http2::Builder::new(executor)
+            .timer(TokioTimer::new())
+            .enable_connect_protocol()
+            .max_concurrent_streams(STREAMS_MAX)
+            .initial_stream_window_size(STREAM_WINDOW_BYTES)
+            .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
+            .max_send_buf_size(SEND_BUFFER_BYTES_MAX)
+            .max_header_list_size(u32::try_from(sizes.head_bytes_max).unwrap_or(u32::MAX))
+            .keep_alive_interval(PING_EVERY)
+            .keep_alive_timeout(PING_TIMEOUT)
+            .serve_connection(io, service);
+        run(http, &pace, &ending).await
+    } else {
+        let mut builder = http1::Builder::new();
+        builder
+            .timer(TokioTimer::new())
+            // The pace has both times, of which hyper has one.
+            .header_read_timeout(None)
+            .keep_alive(!is_late)
+            // `admit` has the exact bounds.
+            .max_buf_size(sizes.head_bytes_max + sizes.target_bytes_max);
+        if HEADERS_INLINE_MAX < sizes.headers_max {
+            builder.max_headers(sizes.headers_max);
         }
+        run(builder.serve_connection(io, service).with_upgrades(), &pace, &ending).await
     };
-    if let Err(error) = served {
-        // A head that hyper refused by itself never was a request, but it was answered.
-        let answered = if error.is_parse_too_large() {
-            Some((StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, "too_large"))
-        } else if error.is_parse() {
-            Some((StatusCode::BAD_REQUEST, "bad_request"))
-        } else {
-            None
-        };
-        if let Some((status, reason)) = answered {
-            shared.metrics.no_route().unreadable(status);
-            shared.log.unreadable(id, peer, status, reason, &error);
+    let Err(error) = served else { return };
+    // A head that hyper refused by itself never was a request, but it was answered.
+    let answered = if error.is_parse_too_large() {
+        Some((StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, "too_large"))
+    } else if error.is_parse() {
+        Some((StatusCode::BAD_REQUEST, "bad_request"))
+    } else {
+        None
+    };
+    if let Some((status, reason)) = answered {
+        shared.metrics.no_route().unreadable(status);
+        shared.log.unreadable(id, peer, status, reason, &error);
+    }
+    tracing::debug!(conn = id, %error, "the connection ended with an error");
+}
+
+/// A connection of hyper, of either version of HTTP.
+trait Http: Future<Output = hyper::Result<()>> {
+    /// Lets it end once what is being answered is.
+    fn finish(self: Pin<&mut Self>);
+}
+
+impl<I, S> Http for http1::UpgradeableConnection<I, S>
+where
+    Self: Future<Output = hyper::Result<()>>,
+    I: hyper::rt::Read + hyper::rt::Write + Unpin,
+    S: hyper::service::HttpService<Incoming, ResBody = Body>,
+    S::Error: Into<BoxError>,
+{
+    fn finish(self: Pin<&mut Self>) {
+        self.graceful_shutdown();
+    }
+}
+
+impl<I, S, E> Http for http2::Connection<I, S, E>
+where
+    Self: Future<Output = hyper::Result<()>>,
+    I: hyper::rt::Read + hyper::rt::Write + Unpin,
+    S: hyper::service::HttpService<Incoming, ResBody = Body>,
+    S::Error: Into<BoxError>,
+    E: hyper::rt::bounds::Http2ServerConnExec<S::Future, Body>,
+{
+    fn finish(self: Pin<&mut Self>) {
+        self.graceful_shutdown();
+    }
+}
+
+/// Serves a connection to its end, which comes when nothing is asked of it any more, too.
+async fn run(http: impl Http, pace: &Pace, ending: &CancellationToken) -> hyper::Result<()> {
+    let mut http = pin!(http);
+    let mut look = pin!(time::sleep_until(Instant::now()));
+    let mut finishing = false;
+    loop {
+        tokio::select! {
+            served = http.as_mut() => return served,
+            () = ending.cancelled(), if !finishing => {
+                // What is being answered still is; a connection between two requests ends.
+                finishing = true;
+                http.as_mut().finish();
+            }
+            () = look.as_mut() => match pace.due(Instant::now()) {
+                Due::Later(at) => look.as_mut().reset(at),
+                Due::Idle if !finishing => {
+                    finishing = true;
+                    http.as_mut().finish();
+                    look.as_mut().reset(Instant::now() + GOODBYE_TIMEOUT);
+                }
+                Due::Idle | Due::Head => return Ok(()),
+            },
         }
-        tracing::debug!(conn = id, %error, "the connection ended with an error");
+    }
+}
+
+/// Runs the tasks of HTTP/2 connections among those of the worker.
+#[derive(Clone)]
+struct Spawner(Rc<Worker>);
+
+impl<F: Future<Output = ()> + 'static> Executor<F> for Spawner {
+    fn execute(&self, task: F) {
+        self.0.spawn(task);
     }
 }
 
@@ -123,36 +222,26 @@ async fn answer(
     worker: &Rc<Worker>,
     conn: Rc<ConnInfo>,
     mut request: Request<Incoming>,
+    in_flight: InFlight,
 ) -> Answer {
     let started_at = Instant::now();
     let snapshot = shared.live.load();
     let upgrade = hyper::upgrade::on(&mut request);
     let (head, _body) = request.into_parts();
-    let visit = Visit { shared, worker, conn: &conn, snapshot: &snapshot, head: &head, started_at };
-    let Admitted { target, scope, upgrade: handshake, .. } = match admit(&snapshot.rules, conn.peer, &head) {
-        Ok(admitted) => admitted,
-        Err(refused) => {
-            let route = refused.route.and_then(|index| snapshot.rules.routes().get(index));
-            let metrics = route.map_or(shared.metrics.no_route(), |route| &route.target.metrics);
-            return visit.refuse(metrics, refused.client, &refused.rejection, wants_upgrade(&head));
-        }
+    let visit = Visit {
+        shared,
+        worker,
+        conn: &conn,
+        snapshot: &snapshot,
+        head: &head,
+        started_at,
+        in_flight: Cell::new(Some(in_flight)),
     };
-    match (&target.kind, handshake) {
-        (TargetKind::WebSocket(profile), Some(handshake)) => {
-            let client = scope.client;
-            match visit.open(profile, scope, &handshake, upgrade).await {
-                Ok(answer) => visit.accept(&target.metrics, client, answer),
-                Err(rejection) => visit.refuse(&target.metrics, client, &rejection, true),
-            }
-        }
-        (TargetKind::Respond(respond), _) => {
-            target.metrics.answered(respond.status, started_at.elapsed());
-            fixed(respond, &head.method)
-        }
-        // `admit` gives a WebSocket route nothing but handshakes.
-        (TargetKind::WebSocket(_), None) => {
-            visit.refuse(&target.metrics, scope.client, &Rejection::UpgradeRequired, false)
-        }
+    let answer = visit.answer(upgrade).await;
+    match visit.in_flight.take() {
+        Some(in_flight) => answer.map(|body| body.held(in_flight)),
+        // A socket has it.
+        None => answer,
     }
 }
 
@@ -164,9 +253,47 @@ struct Visit<'a> {
     snapshot: &'a Snapshot,
     head: &'a Parts,
     started_at: Instant,
+    in_flight: Cell<Option<InFlight>>,
 }
 
 impl Visit<'_> {
+    async fn answer(&self, upgrade: OnUpgrade) -> Answer {
+        let Self { shared, conn, head, .. } = self;
+        let rules = &self.snapshot.rules;
+        let arrival = Arrival {
+            peer: conn.peer,
+            tls: conn.tls.is_some(),
+            server_name: conn.tls.as_ref().and_then(|tls| tls.server_name.as_deref()),
+            protocol: head.extensions.get::<Protocol>().map(Protocol::as_str),
+        };
+        let Admitted { target, scope, upgrade: handshake, .. } = match admit(rules, &arrival, head) {
+            Ok(admitted) => admitted,
+            Err(refused) => {
+                let route = refused.route.and_then(|index| rules.routes().get(index));
+                let metrics = route.map_or(shared.metrics.no_route(), |route| &route.target.metrics);
+                let websocket = arrival.wants_upgrade(head);
+                return self.refuse(metrics, refused.client, &refused.rejection, websocket);
+            }
+        };
+        match (&target.kind, handshake) {
+            (TargetKind::WebSocket(profile), Some(handshake)) => {
+                let client = scope.client;
+                match self.open(profile, scope, &handshake, upgrade).await {
+                    Ok(answer) => self.accept(&target.metrics, client, answer),
+                    Err(rejection) => self.refuse(&target.metrics, client, &rejection, true),
+                }
+            }
+            (TargetKind::Respond(respond), _) => {
+                target.metrics.answered(respond.status, self.started_at.elapsed());
+                fixed(respond, &head.method)
+            }
+            // `admit` gives a WebSocket route nothing but handshakes.
+            (TargetKind::WebSocket(_), None) => {
+                self.refuse(&target.metrics, scope.client, &Rejection::UpgradeRequired, false)
+            }
+        }
+    }
+
     /// The checks that need more than the request, then the room, then the 101.
     async fn open(
         &self,
@@ -198,7 +325,7 @@ impl Visit<'_> {
             seat,
             conn_id: self.conn.id,
             open: Arc::clone(&self.conn.open),
-            hold: Box::new(hold),
+            hold: Box::new((hold, self.in_flight.take())),
         };
         let worker = Rc::clone(self.worker);
         self.worker.spawn(async move { start(&worker, upgrade, admission).await });
@@ -236,24 +363,32 @@ impl Visit<'_> {
 async fn start(worker: &Rc<Worker>, upgrade: OnUpgrade, admission: Admission) {
     let upgraded = match time::timeout(UPGRADE_TIMEOUT, upgrade).await {
         Ok(Ok(upgraded)) => upgraded,
-        Ok(Err(error)) => return tracing::debug!(%error, "the client left before the 101"),
-        Err(_) => return tracing::debug!("the client did not take the 101 in time"),
+        Ok(Err(error)) => {
+            return tracing::debug!(%error, "the client left before the answer to its handshake");
+        }
+        Err(_) => return tracing::debug!("the client did not take the answer to its handshake in time"),
     };
-    if let Ok(parts) = upgraded.downcast::<TokioIo<Stream>>() {
-        worker.start(parts.io.into_inner().into(), parts.read_buf.into(), admission);
-    } else {
-        tracing::error!("an upgraded connection is not over a stream of ours");
+    match upgraded.downcast::<TokioIo<Paced>>() {
+        Ok(parts) => {
+            let stream = parts.io.into_inner().into_inner();
+            worker.start(stream.into(), parts.read_buf.into(), admission);
+        }
+        // A stream of HTTP/2, which stays within its connection.
+        Err(upgraded) => worker.start(Transport::polled(TokioIo::new(upgraded)), Vec::new(), admission),
     }
 }
 
-/// Rule: RFC 6455 section 4.2.2.
+/// Rule: RFC 6455 section 4.2.2, and RFC 8441 section 5 for HTTP/2, where the answer is a 200 and no more.
 fn switching(handshake: &Handshake, subprotocol: Option<&str>) -> Answer {
-    let mut answer = Response::new(Full::default());
-    *answer.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
+    let mut answer = Response::new(Body::default());
     let headers = answer.headers_mut();
-    headers.insert(header::CONNECTION, HeaderValue::from_static("Upgrade"));
-    headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
-    headers.insert(header::SEC_WEBSOCKET_ACCEPT, handshake.accept.clone());
+    if let Some(accept) = &handshake.accept {
+        headers.insert(header::CONNECTION, HeaderValue::from_static("Upgrade"));
+        headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
+        headers.insert(header::SEC_WEBSOCKET_ACCEPT, accept.clone());
+        *answer.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
+    }
+    let headers = answer.headers_mut();
     if let Some(Ok(subprotocol)) = subprotocol.map(HeaderValue::from_str) {
         headers.insert(header::SEC_WEBSOCKET_PROTOCOL, subprotocol);
     }
@@ -261,7 +396,8 @@ fn switching(handshake: &Handshake, subprotocol: Option<&str>) -> Answer {
 }
 
 fn refusal(rejection: &Rejection) -> Answer {
-    let mut answer = Response::new(Full::from(format!("{}: {}\n", rejection.label(), rejection.public())));
+    let mut answer =
+        Response::new(Body::from(Bytes::from(format!("{}: {}\n", rejection.label(), rejection.public()))));
     *answer.status_mut() = rejection.status();
     let headers = answer.headers_mut();
     headers.extend(rejection.headers());
@@ -270,11 +406,11 @@ fn refusal(rejection: &Rejection) -> Answer {
 }
 
 fn fixed(respond: &Respond, method: &Method) -> Answer {
-    let mut answer = Response::new(Full::new(respond.body.clone()));
+    let mut answer = Response::new(Body::from(respond.body.clone()));
     *answer.status_mut() = respond.status;
     *answer.headers_mut() = respond.headers.clone();
     if method == Method::HEAD {
-        *answer.body_mut() = Full::default();
+        *answer.body_mut() = Body::default();
         answer.headers_mut().insert(header::CONTENT_LENGTH, respond.body.len().into());
     }
     answer

@@ -1,4 +1,5 @@
-//! The opening handshake (RFC 6455, section 4): what a request must hold, and what the answer holds.
+//! The opening handshake (RFC 6455, section 4, and RFC 8441 over HTTP/2): what a request must hold, and what the
+//! answer holds.
 
 use base64::engine::general_purpose::{GeneralPurpose, GeneralPurposeConfig, STANDARD};
 use base64::{Engine, alphabet};
@@ -12,8 +13,8 @@ use sha1::{Digest, Sha1};
 /// A request that may be answered with 101.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Handshake {
-    /// The value of `Sec-WebSocket-Accept` in the answer.
-    pub accept: HeaderValue,
+    /// The value of `Sec-WebSocket-Accept` in a 101. `None` over HTTP/2, where the answer is 200 and there is no key.
+    pub accept: Option<HeaderValue>,
     /// The subprotocols that the client offers, the one it likes best first.
     pub subprotocols: Vec<String>,
 }
@@ -51,7 +52,21 @@ pub fn check(head: &Parts) -> Result<Handshake, HandshakeError> {
         return Err(HandshakeError::Version);
     }
     let key = only(head, &SEC_WEBSOCKET_KEY).ok_or(HandshakeError::Key)?;
-    Ok(Handshake { accept: accept_key(key)?, subprotocols: offered_subprotocols(head)? })
+    Ok(Handshake { accept: Some(accept_key(key)?), subprotocols: offered_subprotocols(head)? })
+}
+
+/// Checks a handshake over HTTP/2, which is an extended `CONNECT` whose `:protocol` is `websocket`.
+///
+/// Rule: RFC 8441, section 5. `Connection`, `Upgrade` and the key have no place there; the version stays.
+///
+/// # Errors
+///
+/// The client's fault, as for [`check`].
+pub fn check_extended_connect(head: &Parts) -> Result<Handshake, HandshakeError> {
+    if only(head, &SEC_WEBSOCKET_VERSION).is_none_or(|version| version != "13") {
+        return Err(HandshakeError::Version);
+    }
+    Ok(Handshake { accept: None, subprotocols: offered_subprotocols(head)? })
 }
 
 /// The value of `Sec-WebSocket-Accept` for a `Sec-WebSocket-Key`.

@@ -18,7 +18,7 @@ use crate::config::table::At;
 use crate::config::{
     Config, DrainConfig, ListenerConfig, LogConfig, LogFormat, LogLevel, Secrets, ServerConfig,
 };
-use crate::request::LimitSettings;
+use crate::request::{HeadSizes, LimitSettings};
 
 /// Applies the rules; `None` only together with an error.
 pub(super) fn compile(file: &File, text: &str, secrets: &dyn Secrets, findings: &Findings) -> Option<Config> {
@@ -45,6 +45,7 @@ impl Compiler<'_> {
             None => Some(SocketAddr::from(([127, 0, 0, 1], 9180))),
         };
         let workers = table.workers.as_ref().and_then(|at| NonZeroUsize::new(to_usize(at.value)));
+        let sizes = HeadSizes::default();
         let handshakes = value(table.handshakes_per_second.as_ref()).unwrap_or(500);
         Some(ServerConfig {
             admin: admin?,
@@ -61,6 +62,11 @@ impl Compiler<'_> {
                 connections: to_usize(value(table.connections.as_ref()).unwrap_or(50_000)),
                 per_ip: to_usize(value(table.per_ip.as_ref()).unwrap_or(200)),
                 handshakes_per_second: u32::try_from(handshakes).unwrap_or(u32::MAX),
+            },
+            sizes: HeadSizes {
+                target_bytes_max: value(table.uri.as_ref()).map_or(sizes.target_bytes_max, to_usize),
+                head_bytes_max: value(table.head.as_ref()).map_or(sizes.head_bytes_max, to_usize),
+                headers_max: value(table.headers.as_ref()).map_or(sizes.headers_max, to_usize),
             },
         })
     }

@@ -25,6 +25,7 @@ fn route(
         },
         subprotocols: Vec::new(),
         takes,
+        body_bytes_max: None,
         target: name,
     };
     (pattern, rules)
@@ -46,9 +47,10 @@ fn rules() -> Rules<&'static str> {
         graphql,
         route("second", path("/(?P<all>[^!]*)/second/"), Takes::WebSocket, hosts),
         route("any-host", path("/anywhere/"), Takes::WebSocket, &["b.example"]),
+        route("both", path("/both/"), Takes::Both, hosts),
     ];
     let trusted = ["10.0.0.0/8"].iter().map(|text| text.parse::<TrustedProxy>().unwrap()).collect();
-    Rules::new(trusted, ForwardedHeaders::XForwarded, routes).unwrap()
+    Rules::new(trusted, ForwardedHeaders::XForwarded, HeadSizes::default(), routes).unwrap()
 }
 
 /// The head of a request. Headers are lines; `Host: a.example` is added when none of them is a host.
@@ -71,8 +73,8 @@ const HANDSHAKE: [&str; 4] = [
     "Sec-WebSocket-Version: 13",
 ];
 
-fn peer_at(address: &str) -> Peer {
-    address.parse::<SocketAddr>().unwrap().into()
+fn peer_at(address: &str) -> Arrival<'static> {
+    Peer::from(address.parse::<SocketAddr>().unwrap()).into()
 }
 
 fn upgrade(target: &str, lines: &[&str]) -> Parts {
@@ -81,9 +83,12 @@ fn upgrade(target: &str, lines: &[&str]) -> Parts {
 
 /// The route's name, or the label, the status and the name of the route that was found before.
 fn outcome(head: &Parts, peer: &str) -> String {
+    outcome_at(head, &peer_at(peer))
+}
+
+fn outcome_at(head: &Parts, arrival: &Arrival<'_>) -> String {
     let rules = rules();
-    let conn = peer_at(peer);
-    match admit(&rules, conn, head) {
+    match admit(&rules, arrival, head) {
         Ok(admitted) => {
             assert_eq!(rules.routes()[admitted.route_index].target, *admitted.target);
             (*admitted.target).to_owned()
@@ -129,6 +134,124 @@ fn a_plain_request_to_a_websocket_is_told_to_upgrade() {
         // `Connection` alone is no upgrade
         (head("GET", "/live/", &["Connection: Upgrade"]), "426 upgrade_required live"),
     ]);
+}
+
+#[test]
+fn a_route_that_takes_both_is_asked_for_its_origins_only_by_upgrades() {
+    let evil = "Origin: https://evil.example";
+    assert_outcomes(&[
+        (head("GET", "/both/", &[evil]), "both"),
+        (upgrade("/both/", &[]), "both"),
+        (upgrade("/both/", &[evil]), "403 origin both"),
+        (head("GET", "/both/", &["Host: b.example"]), "400 host both"),
+    ]);
+}
+
+/// A request over HTTP/2: its target has scheme and authority, and there need be no `Host`.
+fn http2(method: &str, target: &str, lines: &[&str]) -> Parts {
+    let lines = if lines.iter().any(|line| line.starts_with("Host:")) {
+        lines.to_vec()
+    } else {
+        [lines, &["Host:"]].concat()
+    };
+    let mut head = head(method, target, &lines);
+    head.version = Version::HTTP_2;
+    head
+}
+
+#[test]
+fn over_http_2_the_authority_is_the_host_and_a_host_beside_it_the_same() {
+    assert_outcomes(&[
+        (http2("GET", "https://a.example/chat/hello/", &[]), "hello"),
+        (http2("GET", "https://a.example:8443/chat/hello/", &[]), "hello"),
+        (http2("GET", "https://a.example/chat/hello/", &["Host: a.example"]), "hello"),
+        (http2("GET", "/chat/hello/", &["Host: a.example"]), "hello"),
+        (http2("GET", "https://a.example/chat/hello/", &["Host: b.example"]), "400 bad_request -"),
+        (
+            http2("GET", "https://a.example/chat/hello/", &["Host: a.example", "Host: a.example"]),
+            "400 bad_request -",
+        ),
+        (http2("GET", "/chat/hello/", &[]), "400 bad_request -"),
+        (http2("GET", "https://evil.example/chat/hello/", &[]), "400 host -"),
+        (http2("GET", "https://me@a.example/chat/hello/", &[]), "400 host -"),
+        (http2("GET", "ftp://a.example/chat/hello/", &[]), "400 bad_request -"),
+    ]);
+}
+
+#[test]
+fn a_websocket_over_http_2_is_an_extended_connect() {
+    let version = "Sec-WebSocket-Version: 13";
+    let target = "https://a.example/chat/hello/";
+    let connect = |target: &str, lines: &[&str]| http2("CONNECT", target, lines);
+    let cases = [
+        (connect(target, &[version]), Some("websocket"), "chat"),
+        (connect(target, &[version, "Origin: https://evil.example"]), Some("websocket"), "403 origin chat"),
+        (connect(target, &[version, "Origin: https://app.example.com"]), Some("websocket"), "chat"),
+        (connect(target, &[]), Some("websocket"), "426 version chat"),
+        (connect("https://a.example/other/", &[version]), Some("websocket"), "404 no_route -"),
+        (connect(target, &[version]), Some("connect-udp"), "400 bad_request -"),
+        (connect(target, &[version]), None, "400 bad_request -"),
+        // The words of HTTP/1.1 ask for nothing here.
+        (http2("GET", target, &HANDSHAKE), None, "hello"),
+    ];
+    for (head, protocol, expected) in cases {
+        let arrival = Arrival { protocol, tls: true, ..peer_at(PEER) };
+        assert_eq!(outcome_at(&head, &arrival), expected, "{head:?} {protocol:?}");
+    }
+}
+
+#[test]
+fn tls_was_asked_for_the_host_of_the_request() {
+    let cases = [
+        // The name in TLS, Host, peer, outcome
+        (Some("a.example"), "Host: a.example", PEER, "hello"),
+        (Some("a.example"), "Host: A.Example:8443", PEER, "hello"),
+        (Some("a.example"), "Host: a.example.", PEER, "hello"),
+        (None, "Host: a.example", PEER, "hello"),
+        (Some("b.example"), "Host: a.example", PEER, "421 misdirected -"),
+        (Some("www.a.example"), "Host: a.example", PEER, "421 misdirected -"),
+        (Some("[::1]"), "Host: a.example", PEER, "421 misdirected -"),
+        // Proxies ask for the name by which they know us and pass on the host that they were asked for.
+        (Some("b.example"), "Host: a.example", PROXY, "hello"),
+    ];
+    for (server_name, host, peer, expected) in cases {
+        let arrival = Arrival { server_name, tls: true, ..peer_at(peer) };
+        assert_eq!(outcome_at(&head("GET", "/chat/hello/", &[host]), &arrival), expected, "{server_name:?}");
+    }
+}
+
+#[test]
+fn the_scheme_is_that_of_the_connection_unless_a_trusted_proxy_knows_better() {
+    let cases = [
+        // TLS, peer, X-Forwarded-Proto, scheme
+        (false, PEER, "https", Scheme::Http),
+        (true, PEER, "http", Scheme::Https),
+        (false, PROXY, "https", Scheme::Https),
+        (true, PROXY, "http", Scheme::Http),
+        (true, PROXY, "gopher", Scheme::Https),
+    ];
+    let rules = rules();
+    for (tls, peer, proto, expected) in cases {
+        let arrival = Arrival { tls, ..peer_at(peer) };
+        let line = format!("X-Forwarded-Proto: {proto}");
+        let head = head("GET", "/chat/hello/", &[&line]);
+        let admitted = admit(&rules, &arrival, &head).unwrap();
+        assert_eq!((admitted.scheme, admitted.from_proxy), (expected, peer == PROXY), "{tls} {peer} {proto}");
+    }
+}
+
+#[test]
+fn a_body_that_says_it_is_too_long_is_refused_before_it_comes() {
+    let (pattern, rules) = route("all", Pattern::path("/.*").unwrap(), Takes::Both, &["a.example"]);
+    let mut rules = vec![(pattern, rules)];
+    rules[0].1.body_bytes_max = Some(10);
+    let rules =
+        Rules::new(TrustedProxies::default(), ForwardedHeaders::None, HeadSizes::default(), rules).unwrap();
+    for (length, status) in [("10", None), ("11", Some(413)), ("99999999999999999999", None)] {
+        let line = format!("Content-Length: {length}");
+        let refused = admit(&rules, &peer_at(PEER), &head("POST", "/", &[&line])).err();
+        assert_eq!(refused.map(|refused| refused.rejection.status().as_u16()), status, "{length}");
+    }
 }
 
 #[test]
@@ -310,7 +433,7 @@ fn a_subprotocol_is_chosen_when_the_route_has_some() {
     for (target, offered, expected) in cases {
         let offered = offered.map(|names| format!("Sec-WebSocket-Protocol: {names}"));
         let lines: Vec<&str> = [origin].into_iter().chain(offered.as_deref()).collect();
-        let found = admit(&rules, peer_at(PEER), &upgrade(target, &lines));
+        let found = admit(&rules, &peer_at(PEER), &upgrade(target, &lines));
         let found = found.map(|admitted| admitted.scope.subprotocol);
         let expected = expected.map(|name| name.map(str::to_owned));
         assert_eq!(found.map_err(|refused| refused.rejection.label()), expected, "{target} {lines:?}");
@@ -322,7 +445,7 @@ fn the_scope_says_who_what_and_where() {
     let rules = rules();
     let lines = ["X-Forwarded-For: 6.6.6.6, 203.0.113.7:5", "X-Under_Score: 1", "Cookie: a=b"];
     let head = upgrade("//chat/caf%C3%A9/?a=%20b", &lines);
-    let admitted = admit(&rules, peer_at(PROXY), &head).unwrap();
+    let admitted = admit(&rules, &peer_at(PROXY), &head).unwrap();
     assert_eq!((admitted.route_index, *admitted.target), (0, "chat"));
     let scope = admitted.scope;
     assert_eq!(scope.client.to_string(), "203.0.113.7:5");
@@ -334,7 +457,7 @@ fn the_scope_says_who_what_and_where() {
     assert_eq!(admitted.upgrade.unwrap(), handshake::check(&head).unwrap());
 
     let head = self::head("GET", "/chat/hello/", &[]);
-    let admitted = admit(&rules, peer_at(PEER), &head).unwrap();
+    let admitted = admit(&rules, &peer_at(PEER), &head).unwrap();
     assert_eq!((admitted.scope.query.as_str(), admitted.upgrade), ("", None));
     assert_eq!(admitted.scope.client.to_string(), PEER);
 }
@@ -344,15 +467,17 @@ fn a_refusal_knows_the_client() {
     let rules = rules();
     let head = upgrade("/nowhere/", &["X-Forwarded-For: 203.0.113.7"]);
     for (peer, client) in [(PROXY, "203.0.113.7"), (PEER, PEER)] {
-        let refused = admit(&rules, peer_at(peer), &head).unwrap_err();
+        let refused = admit(&rules, &peer_at(peer), &head).unwrap_err();
         assert_eq!(refused.client.to_string(), client);
     }
 }
 
 #[test]
 fn a_table_without_routes_refuses_every_path() {
-    let rules: Rules<()> = Rules::new(TrustedProxies::default(), ForwardedHeaders::None, Vec::new()).unwrap();
-    let refused = admit(&rules, peer_at(PEER), &upgrade("/", &[])).unwrap_err();
+    let rules: Rules<()> =
+        Rules::new(TrustedProxies::default(), ForwardedHeaders::None, HeadSizes::default(), Vec::new())
+            .unwrap();
+    let refused = admit(&rules, &peer_at(PEER), &upgrade("/", &[])).unwrap_err();
     assert_eq!(refused.rejection.label(), "no_route");
 }
 
@@ -382,13 +507,15 @@ fn hosts_are_judged_as_django_does() {
         };
         let trusted = ["10.0.0.0/8"].iter().map(|text| text.parse::<TrustedProxy>().unwrap()).collect();
         let (pattern, rules) = route("all", Pattern::path("/.*").unwrap(), Takes::Plain, &[]);
-        let rules = Rules::new(trusted, mode, vec![(pattern, RouteRules { hosts, ..rules })]).unwrap();
+        let rules =
+            Rules::new(trusted, mode, HeadSizes::default(), vec![(pattern, RouteRules { hosts, ..rules })])
+                .unwrap();
         let line = format!("Host: {host}");
         let forwarded = row["x_forwarded_host"].as_str().map(|host| format!("X-Forwarded-Host: {host}"));
         let missing = row["missing_header"] == true;
         let first = if missing { "Host:" } else { line.as_str() };
         let lines: Vec<&str> = [first].into_iter().chain(forwarded.as_deref()).collect();
-        let found = admit(&rules, peer_at(PROXY), &head("GET", "/", &lines));
+        let found = admit(&rules, &peer_at(PROXY), &head("GET", "/", &lines));
         if missing {
             // Django goes on with the name of the server; HTTP/1.1 wants 400.
             assert_eq!(found.unwrap_err().rejection, BadRequest::HostMissing.into(), "{note}");
@@ -448,7 +575,7 @@ proptest! {
         if let Ok(request) = request.body(()) {
             let peer = peer_at(if from_proxy { PROXY } else { PEER });
             let head = request.into_parts().0;
-            if let Err(refused) = admit(&rules, peer, &head) {
+            if let Err(refused) = admit(&rules, &peer, &head) {
                 prop_assert!(Rejection::LABELS.contains(&refused.rejection.label()));
                 prop_assert!(refused.rejection.status().is_client_error());
                 prop_assert!(!refused.to_string().contains(['\n', '\r']));

@@ -5,6 +5,7 @@ fn all() -> Vec<(Rejection, &'static str, u16, &'static [&'static str])> {
     vec![
         (Rejection::NoRoute { path: shown() }, "no_route", 404, &[]),
         (Rejection::Host { host: shown() }, "host", 400, &[]),
+        (Rejection::Misdirected { host: shown(), server_name: shown() }, "misdirected", 421, &[]),
         (OriginRefusal::Missing.into(), "origin", 403, &[]),
         (BadRequest::HostMissing.into(), "bad_request", 400, &[]),
         (
@@ -26,9 +27,10 @@ fn all() -> Vec<(Rejection, &'static str, u16, &'static [&'static str])> {
         (Rejection::GroupName { name: shown() }, "group_name", 400, &[]),
         (Rejection::PerIp { retry_after_s: 2 }, "per_ip", 429, &["retry-after: 2"]),
         (Rejection::Draining { retry_after_s: 3 }, "draining", 503, &["retry-after: 3"]),
-        (TooLarge::Uri.into(), "too_large", 414, &[]),
-        (TooLarge::Headers.into(), "too_large", 431, &[]),
-        (TooLarge::Head.into(), "too_large", 431, &[]),
+        (TooLarge::Uri(1).into(), "too_large", 414, &[]),
+        (TooLarge::Headers(1).into(), "too_large", 431, &[]),
+        (TooLarge::Head(1).into(), "too_large", 431, &[]),
+        (TooLarge::Body(1).into(), "too_large", 413, &[]),
     ]
 }
 

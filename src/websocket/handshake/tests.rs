@@ -32,7 +32,7 @@ fn with(name: &str, values: &[&str]) -> Result<Handshake, HandshakeError> {
 #[test]
 fn the_handshake_of_the_rfc_is_accepted_with_its_accept_value() {
     let handshake = check(&parts("GET", Version::HTTP_11, &GOOD)).unwrap();
-    assert_eq!(handshake.accept, "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=");
+    assert_eq!(handshake.accept.unwrap(), "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=");
     assert_eq!(handshake.subprotocols, Vec::<String>::new());
 }
 
@@ -177,5 +177,27 @@ fn each_fault_has_its_status() {
     ];
     for (error, status) in cases {
         assert_eq!(error.status(), status, "{error}");
+    }
+}
+
+#[test]
+fn over_http_2_only_the_version_and_the_subprotocols_are_checked() {
+    let check = |headers: &[(&str, &str)]| {
+        check_extended_connect(&parts("CONNECT", Version::HTTP_2, headers)).map(|handshake| {
+            assert_eq!(handshake.accept, None);
+            handshake.subprotocols.join(" ")
+        })
+    };
+    let version = ("sec-websocket-version", "13");
+    let cases = [
+        (&[version][..], Ok("")),
+        (&[version, ("sec-websocket-protocol", "a, b")], Ok("a b")),
+        (&[version, ("sec-websocket-protocol", "a b")], Err(HandshakeError::Subprotocol)),
+        (&[], Err(HandshakeError::Version)),
+        (&[version, version], Err(HandshakeError::Version)),
+        (&[("sec-websocket-version", "8")], Err(HandshakeError::Version)),
+    ];
+    for (headers, expected) in cases {
+        assert_eq!(check(headers), expected.map(str::to_owned), "{headers:?}");
     }
 }
