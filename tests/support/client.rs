@@ -1,7 +1,8 @@
 //! A plain WebSocket client over a blocking socket, which can also send what no client should.
 
-use std::io::{self, Read as _, Write as _};
+use std::io::{self, Read, Write};
 use std::net::{IpAddr, Shutdown, SocketAddr, TcpStream};
+use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
 use socket2::{Domain, Socket, Type};
@@ -42,10 +43,36 @@ pub enum Frame {
     End,
 }
 
+/// What a client reads from and writes to.
+pub trait Wire: Read + Write {
+    fn set_read_timeout(&self, limit: Option<Duration>);
+    fn shutdown(&self, how: Shutdown);
+}
+
+impl Wire for TcpStream {
+    fn set_read_timeout(&self, limit: Option<Duration>) {
+        Self::set_read_timeout(self, limit).unwrap();
+    }
+
+    fn shutdown(&self, how: Shutdown) {
+        Self::shutdown(self, how).unwrap();
+    }
+}
+
+impl Wire for UnixStream {
+    fn set_read_timeout(&self, limit: Option<Duration>) {
+        Self::set_read_timeout(self, limit).unwrap();
+    }
+
+    fn shutdown(&self, how: Shutdown) {
+        Self::shutdown(self, how).unwrap();
+    }
+}
+
 /// An open WebSocket.
 #[derive(Debug)]
-pub struct Client {
-    pub stream: TcpStream,
+pub struct Client<S = TcpStream> {
+    pub stream: S,
     unread: Vec<u8>,
     /// The answer to the handshake.
     pub handshake: Response,
@@ -61,11 +88,12 @@ impl Client {
     pub fn handshake(address: SocketAddr, bytes: &[u8]) -> Result<Self, Response> {
         Self::handshake_over(dial(address), bytes)
     }
+}
 
+impl<S: Wire> Client<S> {
     /// Sends these bytes as a handshake over a connection that is there.
-    pub fn handshake_over(mut stream: TcpStream, bytes: &[u8]) -> Result<Self, Response> {
-        stream.set_read_timeout(Some(TIMEOUT)).unwrap();
-        stream.set_nodelay(true).unwrap();
+    pub fn handshake_over(mut stream: S, bytes: &[u8]) -> Result<Self, Response> {
+        stream.set_read_timeout(Some(TIMEOUT));
         stream.write_all(bytes).unwrap();
         let (response, unread) = read_head(&mut stream);
         if response.status == 101 {
@@ -129,7 +157,7 @@ impl Client {
 
     /// Tells the server that nothing more will come, and goes on reading.
     pub fn finish_writing(&self) {
-        self.stream.shutdown(Shutdown::Write).unwrap();
+        self.stream.shutdown(Shutdown::Write);
     }
 
     /// The next frame, whatever it is.
@@ -154,7 +182,7 @@ impl Client {
         if parse(&self.unread).is_some() {
             return false;
         }
-        self.stream.set_read_timeout(Some(time)).unwrap();
+        self.stream.set_read_timeout(Some(time));
         let mut chunk = [0; 4096];
         let silent = match self.stream.read(&mut chunk) {
             Ok(read) => {
@@ -163,13 +191,13 @@ impl Client {
             }
             Err(error) => matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut),
         };
-        self.stream.set_read_timeout(Some(TIMEOUT)).unwrap();
+        self.stream.set_read_timeout(Some(TIMEOUT));
         silent
     }
 
     /// Ends the connection without a close frame.
     pub fn hang_up(self) {
-        self.stream.shutdown(Shutdown::Both).unwrap();
+        self.stream.shutdown(Shutdown::Both);
     }
 }
 
@@ -232,14 +260,14 @@ pub fn request(address: SocketAddr, text: &str) -> Response {
 }
 
 /// Sends a request on a connection, which stays open, and reads the answer to its end.
-pub fn exchange(stream: &mut TcpStream, text: &str) -> Response {
+pub fn exchange(stream: &mut (impl Read + Write), text: &str) -> Response {
     stream.write_all(text.as_bytes()).unwrap();
     let (response, unread) = read_head(stream);
     read_body(stream, response, unread)
 }
 
 /// Reads the head of an answer; status 0 if the connection ends first.
-pub fn read_head(stream: &mut TcpStream) -> (Response, Vec<u8>) {
+pub fn read_head(stream: &mut impl Read) -> (Response, Vec<u8>) {
     let mut bytes = Vec::new();
     let end = loop {
         if let Some(at) = bytes.windows(4).position(|four| four == b"\r\n\r\n") {
@@ -264,7 +292,7 @@ pub fn read_head(stream: &mut TcpStream) -> (Response, Vec<u8>) {
     (Response { status, headers: lines.filter_map(header).collect(), body: String::new() }, unread)
 }
 
-fn read_body(stream: &mut TcpStream, mut response: Response, mut bytes: Vec<u8>) -> Response {
+fn read_body(stream: &mut impl Read, mut response: Response, mut bytes: Vec<u8>) -> Response {
     let announced = response.header("content-length").and_then(|len| len.parse().ok());
     let mut chunk = [0; 16_384];
     while announced.is_none_or(|len| bytes.len() < len) {
