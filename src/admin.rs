@@ -178,6 +178,11 @@ impl Admin {
                 "errors": last.error,
             },
             "restart_pending": last.restart_pending,
+            "certificate_errors": last
+                .certificates
+                .iter()
+                .map(|one| json!({ "listener": one.listener, "cert": one.cert, "error": one.error }))
+                .collect::<Vec<_>>(),
         });
         json(StatusCode::OK, &page)
     }

@@ -28,9 +28,11 @@ use tokio_util::task::TaskTracker;
 
 use crate::admin::Admin;
 use crate::channel_layer::{ChannelLayer, Inbox, LayerMetrics, WorkerId};
-use crate::config::{Config, LogConfig};
+use crate::config::{Config, ListenerConfig, LogConfig};
 use crate::listener;
-use crate::listener::{ListenError, Listener};
+use crate::listener::{
+    AcceptLimits, CertificateStore, HandedOver, ListenError, Listener, Policy, Tls, TlsError,
+};
 use crate::reload;
 use crate::reload::{Assembly, Reloader, Running};
 use crate::request;
@@ -75,8 +77,8 @@ impl fmt::Debug for Start {
 /// Where the server listens.
 #[derive(Clone, Debug)]
 pub struct Addresses {
-    /// Each listener with its name.
-    pub listeners: Vec<(String, SocketAddr)>,
+    /// The name of each listener and its URL; `http://unix:/path:/` for a UNIX socket, as nginx writes it.
+    pub listeners: Vec<(String, String)>,
     /// The admin listener.
     pub admin: SocketAddr,
 }
@@ -101,6 +103,14 @@ pub enum StartError {
     /// A listener's address cannot be listened on.
     #[error(transparent)]
     Listen(#[from] ListenError),
+    /// A listener cannot speak TLS.
+    #[error("listener `{listener}`")]
+    Tls {
+        /// The name of the listener.
+        listener: String,
+        /// Why not.
+        source: TlsError,
+    },
     /// A metric's name is taken: our fault.
     #[error("a metric cannot be registered")]
     Metrics(#[from] prometheus::Error),
@@ -170,10 +180,13 @@ pub async fn run(start: Start) -> Result<(), StartError> {
 
     // Everything is bound before anything runs, so that a taken port stops the start and nothing else.
     let admin = bind_admin(config.server.admin, file.is_none()).await?;
-    let mut listeners = Vec::new();
+    let mut handed = HandedOver::from_env();
+    let (mut listeners, mut stores) = (Vec::new(), Vec::new());
     for listener in &config.listeners {
-        let handles = metrics.listeners.listener(&listener.name);
-        listeners.push(Listener::bind(listener.name.as_str().into(), listener.address, handles)?);
+        let (settings, store) = listener_settings(listener, &metrics.listeners)?;
+        let handles = metrics.listeners.listener(&listener.name, settings.tls.is_some());
+        stores.extend(store);
+        listeners.push(Listener::bind(settings, &mut handed, handles)?);
     }
 
     let count = worker_count(config.server.workers);
@@ -208,25 +221,23 @@ pub async fn run(start: Start) -> Result<(), StartError> {
     let addresses = Addresses {
         listeners: listeners
             .iter()
-            .map(|one| Ok((one.name().to_owned(), one.address()?)))
+            .map(|one| {
+                let scheme = if one.is_tls() { "https" } else { "http" };
+                Ok((one.name().to_owned(), format!("{scheme}://{}/", one.bound()?)))
+            })
             .collect::<io::Result<_>>()?,
         admin: admin.local_addr()?,
     };
     let loads: Arc<[Arc<AtomicUsize>]> = (0..count).map(|_| Arc::default()).collect();
-    let room = connections_room(files_max);
+    let policy = policy(&live, connections_room(files_max));
     for listener in listeners {
         let part = format!("listener {}", listener.name());
-        let (live, inboxes) = (Arc::clone(&live), workers.inboxes.clone());
-        let accept = listener.run(
-            Arc::clone(&loads),
-            // As many again may be on their way to a handshake, or plain requests.
-            move || live.load().limits.connections.saturating_mul(2).min(room),
-            move |worker, accepted| {
-                if let Some(inbox) = inboxes.get(worker) {
-                    inbox.serve(accepted);
-                }
-            },
-        );
+        let inboxes = workers.inboxes.clone();
+        let accept = listener.run(Arc::clone(&loads), Arc::clone(&policy), move |worker, accepted| {
+            if let Some(inbox) = inboxes.get(worker) {
+                inbox.serve(accepted);
+            }
+        });
         let stopped = accepting.clone();
         parts.spawn(part, &accepting, async move {
             tokio::select! {
@@ -244,6 +255,7 @@ pub async fn run(start: Start) -> Result<(), StartError> {
                 running,
                 Arc::clone(&live),
                 assembly.clone(),
+                stores,
                 metrics.reload,
                 apply_log,
             );
@@ -416,6 +428,38 @@ impl Workers {
             self.ended.pop();
         }
     }
+}
+
+/// What a listener is, and its certificates, if it speaks TLS.
+fn listener_settings(
+    config: &ListenerConfig,
+    metrics: &listener::Metrics,
+) -> Result<(listener::Settings, Option<Arc<CertificateStore>>), StartError> {
+    let name: Arc<str> = config.name.as_str().into();
+    let (mut tls, mut store) = (None, None);
+    if !config.tls.is_empty() {
+        let store = store.insert(CertificateStore::new(Arc::clone(&name), config.tls.clone(), metrics));
+        let made = Tls::new(Arc::clone(store), config.http2, config.client_auth.as_ref());
+        tls = Some(made.map_err(|source| StartError::Tls { listener: config.name.clone(), source })?);
+    }
+    let (address, mode, proxy_protocol) = (config.address.clone(), config.mode, config.proxy_protocol);
+    Ok((listener::Settings { name, address, mode, proxy_protocol, tls }, store))
+}
+
+/// What listeners ask the snapshot about each connection.
+fn policy(live: &Arc<Live>, room: usize) -> Arc<Policy> {
+    let (limits, trust) = (Arc::clone(live), Arc::clone(live));
+    Policy::new(
+        move || {
+            let limits = limits.load().limits;
+            // As many again may be on their way to a handshake, or plain requests.
+            AcceptLimits {
+                connections: limits.connections.saturating_mul(2).min(room),
+                per_ip: limits.per_ip.saturating_mul(2),
+            }
+        },
+        move |peer| trust.load().rules.trusted_proxies().trusts(peer.into()),
+    )
 }
 
 /// Listens on the admin address, or on a free port if that is taken and nobody chose it.

@@ -15,6 +15,7 @@ use tokio::runtime;
 
 use crate::config;
 use crate::config::{Diagnostics, Loaded, LogFormat, STARTER};
+use crate::listener::Address;
 use crate::reload;
 use crate::reload::{FileSecrets, Running};
 use crate::server;
@@ -108,10 +109,15 @@ fn serve(args: Serve) -> anyhow::Result<ExitCode> {
         report(&loaded.warnings);
     }
     let running = Running::of(&config);
-    if let Some(first) = config.listeners.first_mut() {
-        let address = args.bind.unwrap_or(first.address.ip());
-        let port = args.port.unwrap_or(first.address.port());
-        first.address = SocketAddr::new(address, port);
+    if let Some(first) = config.listeners.first_mut()
+        && (args.bind.is_some() || args.port.is_some())
+    {
+        let Address::Ip(configured) = first.address else {
+            let configured = &first.address;
+            anyhow::bail!("the first listener is at {configured}, which has no address and port to replace");
+        };
+        let address = args.bind.unwrap_or(configured.ip());
+        first.address = Address::Ip(SocketAddr::new(address, args.port.unwrap_or(configured.port())));
     }
     let (_log, apply_log) = logging::start(config.server.log);
     if warnings_in_log && !loaded.warnings.is_empty() {
@@ -198,16 +204,17 @@ fn load(file: Option<&Path>) -> anyhow::Result<Result<(Loaded, String), ExitCode
 
 fn announce(addresses: &Addresses, demo: bool) {
     let mut lines = vec![format!("anteroom {} is listening", env!("CARGO_PKG_VERSION"))];
-    for (name, address) in &addresses.listeners {
-        lines.push(format!("  {name:<10} http://{address}/"));
+    for (name, url) in &addresses.listeners {
+        lines.push(format!("  {name:<10} {url}"));
     }
     lines.push(format!("  {:<10} http://{}/metrics", "admin", addresses.admin));
-    if let (true, Some((_, address))) = (demo, addresses.listeners.first()) {
+    if let (true, Some((_, url))) = (demo, addresses.listeners.first()) {
+        let sockets = url.replacen("http", "ws", 1);
         lines.push(format!(
-            "no configuration was given, so this is a chat to try out: open http://{address}/ in two tabs"
+            "no configuration was given, so this is a chat to try out: open {url} in two tabs"
         ));
-        lines.push(format!("  {:<10} ws://{address}/chat/ROOM/", "rooms"));
-        lines.push(format!("  {:<10} ws://{address}/echo/", "echo"));
+        lines.push(format!("  {:<10} {sockets}chat/ROOM/", "rooms"));
+        lines.push(format!("  {:<10} {sockets}echo/", "echo"));
         lines.push("`anteroom init` writes a configuration to begin with".to_owned());
     }
     lines.push(String::new());

@@ -281,6 +281,8 @@ pub enum Code {
     Response,
     /// E025: the file has no text that could be read.
     Unreadable,
+    /// E026: a certificate, key or authority that could not be read, or that does not go with its other half.
+    Certificate,
     /// W001: a client can choose characters that a group name may not hold, or too many or none of them; it is
     /// refused with `group_name`.
     UnsafeGroup,
@@ -321,6 +323,7 @@ impl Code {
             Self::Secret => "E023",
             Self::Response => "E024",
             Self::Unreadable => "E025",
+            Self::Certificate => "E026",
             Self::UnsafeGroup => "W001",
             Self::Unreachable => "W002",
             Self::NoEffect => "W003",

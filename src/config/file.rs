@@ -13,6 +13,7 @@ use crate::config::diagnostic::{Code, Diagnostic, Findings, Span};
 use crate::config::table::{At, HostEntry, Kind, SecretText, Table, Words, in_file_order};
 use crate::config::{LogFormat, LogLevel};
 use crate::handler::Format;
+use crate::listener::ProxyProtocol;
 use crate::request::{ForwardedHeaders, NoOrigin};
 use crate::session::FullQueue;
 
@@ -49,6 +50,21 @@ pub(super) struct ServerTable {
 pub(super) struct ListenerTable {
     pub(super) name: Option<At<String>>,
     pub(super) address: Option<At<String>>,
+    pub(super) mode: Option<At<String>>,
+    pub(super) proxy_protocol: Option<At<ProxyProtocol>>,
+    /// Whether there is a `tls`, right or not.
+    pub(super) has_tls: bool,
+    pub(super) tls: Option<At<Vec<At<TlsTable>>>>,
+    pub(super) http2: Option<At<bool>>,
+    pub(super) client_ca: Option<At<String>>,
+    pub(super) client_auth: Option<At<ClientAuthWord>>,
+}
+
+/// One entry of `tls`.
+#[derive(Debug)]
+pub(super) struct TlsTable {
+    pub(super) cert: Option<At<String>>,
+    pub(super) key: Option<At<String>>,
 }
 
 /// `[trust]`.
@@ -130,6 +146,12 @@ pub(super) enum Backend {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum ClientAuthWord {
+    Require,
+    Request,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum HandlerWord {
     Room,
     Echo,
@@ -153,6 +175,22 @@ pub(super) const LOG_FORMATS: Words<LogFormat> =
 
 pub(super) const QUEUE_FULL: Words<FullQueue> =
     Words { now: &[("close", FullQueue::Close), ("drop", FullQueue::Drop)], aliases: &[], later: &[] };
+
+pub(super) const PROXY_PROTOCOL: Words<ProxyProtocol> = Words {
+    now: &[
+        ("off", ProxyProtocol::Off),
+        ("accept", ProxyProtocol::Accept),
+        ("require", ProxyProtocol::Require),
+    ],
+    aliases: &[],
+    later: &[],
+};
+
+pub(super) const CLIENT_AUTH: Words<ClientAuthWord> = Words {
+    now: &[("require", ClientAuthWord::Require), ("request", ClientAuthWord::Request)],
+    aliases: &[],
+    later: &[],
+};
 
 pub(super) const TRUSTED_HEADERS: Words<ForwardedHeaders> = Words {
     now: &[
@@ -221,9 +259,20 @@ const LIMITS: Kind = Kind {
 
 const LISTENER: Kind = Kind {
     name: "[[listener]]",
-    keys: &["name", "address"],
-    later: &["tls", "proxy_protocol", "http2"],
+    keys: &["name", "address", "mode", "proxy_protocol", "tls", "http2", "client_ca", "client_auth"],
+    later: &[],
     foreign: &[],
+};
+
+const TLS: Kind = Kind {
+    name: "an entry of `tls`",
+    keys: &["cert", "key"],
+    later: &[],
+    foreign: &[
+        ("certificate", "it is `cert` here"),
+        ("chain", "put the chain into the file of `cert`, behind the certificate"),
+        ("password", "keep the key without a passphrase, readable for this process alone"),
+    ],
 };
 
 const TRUST: Kind = Kind { name: "[trust]", keys: &["proxies", "headers"], later: &[], foreign: &[] };
@@ -458,7 +507,29 @@ fn server(table: &Table<'_>) -> ServerTable {
 fn listener(table: &Table<'_>) -> ListenerTable {
     table.require("name");
     table.require("address");
-    ListenerTable { name: table.text("name"), address: table.text("address") }
+    ListenerTable {
+        name: table.text("name"),
+        address: table.text("address"),
+        mode: table.text("mode"),
+        proxy_protocol: table.word("proxy_protocol", &PROXY_PROTOCOL),
+        has_tls: table.get("tls").is_some(),
+        tls: table.list("tls", |value| tls(table, value)),
+        http2: table.flag("http2"),
+        client_ca: table.text("client_ca"),
+        client_auth: table.word("client_auth", &CLIENT_AUTH),
+    }
+}
+
+fn tls<'a>(listener: &Table<'a>, value: &'a Spanned<DeValue<'a>>) -> Option<TlsTable> {
+    let DeValue::Table(entry) = value.get_ref() else {
+        let help = "write `tls = [{ cert = \"certs/a.pem\", key = \"certs/a.key\" }]`".to_owned();
+        listener.wrong("tls", value, "a list of tables", Some(help));
+        return None;
+    };
+    let entry = Table::new(entry, value.span(), &TLS, listener.findings);
+    entry.require("cert");
+    entry.require("key");
+    Some(TlsTable { cert: entry.text("cert"), key: entry.text("key") })
 }
 
 fn trust(table: &Table<'_>) -> TrustTable {
@@ -576,6 +647,7 @@ pub(super) fn all_keys() -> impl Iterator<Item = &'static str> {
         &DRAIN,
         &LIMITS,
         &LISTENER,
+        &TLS,
         &TRUST,
         &LAYER,
         &crate::config::table::SECRET,

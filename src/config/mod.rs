@@ -17,6 +17,7 @@ use std::num::NonZeroUsize;
 use crate::channel_layer;
 use crate::channel_layer::{PubSubConfig, RedisUrl, Secret, Serializer, SerializerFormat};
 use crate::handler::{Respond, Room};
+use crate::listener::{Address, Certificate, ClientAuth, ProxyProtocol};
 use crate::request::{
     ForwardedHeaders, HeadSizes, HostPattern, LimitSettings, OriginPolicy, TrustedProxies, TrustedProxy,
 };
@@ -56,7 +57,7 @@ pub struct Loaded {
     pub warnings: Diagnostics,
 }
 
-/// Reads the secrets that a file keeps elsewhere.
+/// Reads the secrets and certificates that a file keeps elsewhere.
 pub trait Secrets {
     /// The text of the secret, without a line end after it.
     ///
@@ -160,8 +161,33 @@ pub struct DrainConfig {
 pub struct ListenerConfig {
     /// Unique; a metric label.
     pub name: String,
-    /// Where it listens; port 0 for one that is free.
-    pub address: SocketAddr,
+    /// Where it listens.
+    pub address: Address,
+    /// The permissions of a UNIX socket; `None` for what the umask leaves.
+    pub mode: Option<u32>,
+    /// Whether it takes PROXY headers.
+    pub proxy_protocol: ProxyProtocol,
+    /// The certificates, the first for clients that ask for none of the others; none for connections in clear.
+    pub tls: Vec<Certificate>,
+    /// Whether HTTP/2 is offered in TLS handshakes.
+    pub http2: bool,
+    /// Whose certificates clients show, if they are to show any.
+    pub client_auth: Option<ClientAuth>,
+}
+
+impl ListenerConfig {
+    /// A listener in clear with no more than it needs.
+    pub fn plain(name: &str, address: Address) -> Self {
+        Self {
+            name: name.to_owned(),
+            address,
+            mode: None,
+            proxy_protocol: ProxyProtocol::Off,
+            tls: Vec::new(),
+            http2: false,
+            client_auth: None,
+        }
+    }
 }
 
 /// `[trust]`: whom to believe who the client is.

@@ -5,11 +5,13 @@ use std::fmt::Write as _;
 use http::{HeaderMap, header};
 
 use crate::config::file::{
-    FORMATS, LOG_FORMATS, LOG_LEVELS, NO_ORIGIN, QUEUE_FULL, SERIALIZER_FORMATS, TRUSTED_HEADERS,
+    CLIENT_AUTH, ClientAuthWord, FORMATS, LOG_FORMATS, LOG_LEVELS, NO_ORIGIN, PROXY_PROTOCOL, QUEUE_FULL,
+    SERIALIZER_FORMATS, TRUSTED_HEADERS,
 };
 use crate::config::units::{format_duration, format_size};
-use crate::config::{Config, HandlerConfig, LayerConfig, RouteConfig, ServerConfig};
+use crate::config::{Config, HandlerConfig, LayerConfig, ListenerConfig, RouteConfig, ServerConfig};
 use crate::handler::{Format, Respond, Room};
+use crate::listener::Certificate;
 
 /// The configuration as a file that reads as the same again, but for the secrets: each is `***`.
 pub fn print(config: &Config) -> String {
@@ -17,9 +19,7 @@ pub fn print(config: &Config) -> String {
     out.line("version", "1");
     out.server(&config.server);
     for listener in &config.listeners {
-        out.header("[[listener]]");
-        out.line("name", &quoted(&listener.name));
-        out.line("address", &quoted(&listener.address.to_string()));
+        out.listener(listener);
     }
     out.header("[trust]");
     out.line("proxies", &list(&config.trust.proxies));
@@ -68,6 +68,27 @@ impl Printer {
             ("headers", server.sizes.headers_max.to_string()),
         ];
         self.line("limits", &table(&limits));
+    }
+
+    fn listener(&mut self, listener: &ListenerConfig) {
+        self.header("[[listener]]");
+        self.line("name", &quoted(&listener.name));
+        self.line("address", &quoted(&listener.address.to_string()));
+        if let Some(mode) = listener.mode {
+            self.line("mode", &quoted(&format!("{mode:04o}")));
+        }
+        self.line("proxy_protocol", &quoted(PROXY_PROTOCOL.word(listener.proxy_protocol)));
+        if !listener.tls.is_empty() {
+            let pair = |one: &Certificate| table(&[("cert", quoted(one.cert())), ("key", quoted(one.key()))]);
+            let pairs: Vec<_> = listener.tls.iter().map(pair).collect();
+            self.line("tls", &format!("[{}]", pairs.join(", ")));
+            self.line("http2", if listener.http2 { "true" } else { "false" });
+        }
+        if let Some(auth) = &listener.client_auth {
+            self.line("client_ca", &quoted(&auth.ca));
+            let word = if auth.required { ClientAuthWord::Require } else { ClientAuthWord::Request };
+            self.line("client_auth", &quoted(CLIENT_AUTH.word(word)));
+        }
     }
 
     fn layer(&mut self, layer: &LayerConfig) {

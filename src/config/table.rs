@@ -133,7 +133,8 @@ impl<'a> Table<'a> {
 
     pub(super) fn require(&self, key: &str) {
         if !self.entries.contains_key(key) {
-            let message = format!("this {} has no `{key}`", self.kind.name);
+            let what = self.kind.name.trim_start_matches("an ");
+            let message = format!("this {what} has no `{key}`");
             self.findings.push(Diagnostic::new(Code::MissingKey, self.span.clone(), message));
         }
     }

@@ -1,20 +1,24 @@
 //! Accepting, and spreading what came evenly over the workers.
 
+use std::fmt;
 use std::io;
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use socket2::{Domain, Protocol, SockRef, Socket, Type};
+use socket2::SockRef;
 use thiserror::Error;
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, UnixListener};
 use tokio::time;
 
-use crate::listener::{ConnInfo, ListenerMetrics, StdStream, Stream};
+use crate::listener::bind::{Listening, SocketFile};
+use crate::listener::conn::PeerCounts;
+use crate::listener::greet::Greeter;
+use crate::listener::{
+    Accepted, Address, Bound, ConnInfo, HandedOver, ListenerMetrics, NetStream, Peer, ProxyProtocol,
+    StdStream, Tls,
+};
 
-/// Connections that the kernel completes before they are accepted.
-const BACKLOG: i32 = 4_096;
 /// First and longest pause after an error of `accept`.
 const PAUSE_MIN: Duration = Duration::from_millis(10);
 const PAUSE_MAX: Duration = Duration::from_secs(1);
@@ -27,28 +31,59 @@ static LAST_ID: AtomicU64 = AtomicU64::new(0);
 /// A bound listening socket.
 #[derive(Debug)]
 pub struct Listener {
-    name: Arc<str>,
-    socket: std::net::TcpListener,
+    settings: Settings,
+    socket: Listening,
     metrics: ListenerMetrics,
 }
 
-/// A connection that a worker is to greet: nothing has been read from it.
+/// What a listener is, for as long as the process runs.
 #[derive(Debug)]
-pub struct Accepted {
-    stream: StdStream,
-    conn: ConnInfo,
+pub struct Settings {
+    /// The name in the configuration.
+    pub name: Arc<str>,
+    /// Where it listens.
+    pub address: Address,
+    /// The permissions of a UNIX socket; `None` for what the umask leaves.
+    pub mode: Option<u32>,
+    /// Whether it takes PROXY headers.
+    pub proxy_protocol: ProxyProtocol,
+    /// With TLS; `None` for connections in clear.
+    pub tls: Option<Tls>,
 }
 
-impl Accepted {
-    /// Does what comes before the first request.
-    ///
-    /// # Errors
-    ///
-    /// The runtime of this thread cannot watch the stream.
-    #[expect(clippy::unused_async, reason = "a greeting may wait for the peer")]
-    pub async fn greet(self) -> io::Result<(Stream, ConnInfo)> {
-        let Self { stream, conn } = self;
-        Ok((Stream::Plain(stream.watch()?), conn))
+/// How many connections there may be. Both are live settings.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct AcceptLimits {
+    /// In all.
+    pub connections: usize,
+    /// From one address that is no trusted proxy; IPv6 addresses count by their /64.
+    pub per_ip: usize,
+}
+
+/// What all listeners ask about a connection.
+pub struct Policy {
+    limits: Box<dyn Fn() -> AcceptLimits + Send + Sync>,
+    trusts: Box<dyn Fn(Peer) -> bool + Send + Sync>,
+    counts: Arc<PeerCounts>,
+}
+
+impl Policy {
+    /// A policy that asks anew for each connection: `limits`, and whether a peer is a trusted proxy.
+    pub fn new(
+        limits: impl Fn() -> AcceptLimits + Send + Sync + 'static,
+        trusts: impl Fn(Peer) -> bool + Send + Sync + 'static,
+    ) -> Arc<Self> {
+        Arc::new(Self { limits: Box::new(limits), trusts: Box::new(trusts), counts: Arc::default() })
+    }
+
+    pub(super) fn trusts(&self, peer: Peer) -> bool {
+        (self.trusts)(peer)
+    }
+}
+
+impl fmt::Debug for Policy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Policy").field("limits", &(self.limits)()).finish_non_exhaustive()
     }
 }
 
@@ -57,43 +92,52 @@ impl Accepted {
 #[error("listener `{name}` cannot listen on {address}")]
 pub struct ListenError {
     name: Arc<str>,
-    address: SocketAddr,
+    address: Address,
     source: io::Error,
 }
 
 impl Listener {
-    /// Binds the address.
+    /// Binds the address, or takes the socket that was handed over.
     ///
     /// # Errors
     ///
-    /// The address is taken, not ours or not allowed.
-    pub fn bind(name: Arc<str>, address: SocketAddr, metrics: ListenerMetrics) -> Result<Self, ListenError> {
-        match bind(address) {
-            Ok(socket) => Ok(Self { name, socket, metrics }),
-            Err(source) => Err(ListenError { name, address, source }),
+    /// The address is taken, not ours or not allowed, or no such socket was handed over.
+    pub fn bind(
+        settings: Settings,
+        handed: &mut HandedOver,
+        metrics: ListenerMetrics,
+    ) -> Result<Self, ListenError> {
+        match Listening::bind(&settings.address, settings.mode, handed) {
+            Ok(socket) => Ok(Self { settings, socket, metrics }),
+            Err(source) => Err(ListenError { name: settings.name, address: settings.address, source }),
         }
     }
 
     /// The name in the configuration.
     pub fn name(&self) -> &str {
-        &self.name
+        &self.settings.name
     }
 
-    /// The bound address, with the port that the system chose for port 0.
+    /// Whether it speaks TLS.
+    pub fn is_tls(&self) -> bool {
+        self.settings.tls.is_some()
+    }
+
+    /// The bound address.
     ///
     /// # Errors
     ///
     /// The system does not say.
-    pub fn address(&self) -> io::Result<SocketAddr> {
-        self.socket.local_addr()
+    pub fn bound(&self) -> io::Result<Bound> {
+        self.socket.bound()
     }
 
     /// Accepts for ever, each connection for the worker that has the fewest.
     ///
-    /// `connections_max` is asked for each connection: it is a live setting. What comes beyond is closed
-    /// at once. An error of `accept` (no descriptor left, most likely) is waited out, longer each time.
+    /// What comes beyond the limits of the `policy` is closed at once. An error of `accept` (no descriptor left,
+    /// most likely) is waited out, longer each time.
     ///
-    /// A connection ends when what was sent on it has waited 30 s for its peer, dead or not reading. Rule:
+    /// A TCP connection ends when what was sent on it has waited 30 s for its peer, dead or not reading. Rule:
     /// `TCP_USER_TIMEOUT` in tcp(7).
     ///
     /// # Errors
@@ -102,11 +146,13 @@ impl Listener {
     pub async fn run(
         self,
         loads: Arc<[Arc<AtomicUsize>]>,
-        connections_max: impl Fn() -> usize,
+        policy: Arc<Policy>,
         serve: impl Fn(usize, Accepted),
     ) -> io::Result<()> {
-        let Self { name, socket, metrics } = self;
-        let socket = TcpListener::from_std(socket)?;
+        let Self { settings: Settings { name, proxy_protocol, tls, .. }, socket, metrics } = self;
+        let socket = Socket::watch(socket)?;
+        let greeter =
+            Arc::new(Greeter { proxy_protocol, tls, policy: Arc::clone(&policy), metrics: metrics.clone() });
         let mut pause = PAUSE_MIN;
         loop {
             let (stream, peer) = match socket.accept().await {
@@ -122,45 +168,70 @@ impl Listener {
             };
             pause = PAUSE_MIN;
             let open: usize = loads.iter().map(|load| load.load(Ordering::Relaxed)).sum();
-            if connections_max() <= open {
+            let limits = (policy.limits)();
+            if limits.connections <= open {
                 metrics.refused_limit.inc();
+                continue;
+            }
+            // A trusted proxy, or one on this machine, speaks for many clients.
+            let counted = peer.ip().filter(|_| !policy.trusts(peer));
+            let place = counted.map(|ip| policy.counts.enter(ip, limits.per_ip));
+            if place.as_ref().is_some_and(Option::is_none) {
+                metrics.refused_per_ip.inc();
                 continue;
             }
             let Some((worker, load)) = least(&loads) else { continue };
             metrics.accepted.inc();
             let id = LAST_ID.fetch_add(1, Ordering::Relaxed) + 1;
-            let conn = ConnInfo::new(
-                id,
-                peer.into(),
-                Arc::clone(&name),
-                metrics.connections.clone(),
-                Arc::clone(load),
-            );
+            let gauge = metrics.connections.clone();
+            let conn = ConnInfo::new(id, peer, Arc::clone(&name), gauge, Arc::clone(load), place.flatten());
             // The worker's runtime watches the stream from here on, not this one.
-            match prepare(&stream).and_then(|()| stream.into_std()) {
-                Ok(stream) => serve(worker, Accepted { stream: StdStream::Tcp(stream), conn }),
+            match prepare(stream) {
+                Ok(stream) => serve(worker, Accepted { stream, conn, greeter: Arc::clone(&greeter) }),
                 Err(error) => tracing::debug!(conn = id, %error, "a connection ended before it was served"),
             }
         }
     }
 }
 
-fn bind(address: SocketAddr) -> io::Result<std::net::TcpListener> {
-    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
-    // Sockets of a process that just ended must not keep its successor from the port.
-    socket.set_reuse_address(true)?;
-    socket.set_nonblocking(true)?;
-    socket.bind(&address.into())?;
-    socket.listen(BACKLOG)?;
-    Ok(socket.into())
+/// A listening socket that the runtime watches.
+enum Socket {
+    Tcp(TcpListener),
+    /// With its file, which goes with it.
+    Unix(UnixListener, #[expect(dead_code, reason = "held for its drop")] Option<SocketFile>),
 }
 
-fn prepare(stream: &tokio::net::TcpStream) -> io::Result<()> {
-    // What leaves in one write is a whole batch already; nothing is won by waiting for more.
-    stream.set_nodelay(true)?;
-    // Nothing else ends a connection whose peer does not read the answer to a request.
-    SockRef::from(stream).set_tcp_user_timeout(Some(UNACKNOWLEDGED_MAX))?;
-    Ok(())
+impl Socket {
+    fn watch(socket: Listening) -> io::Result<Self> {
+        Ok(match socket {
+            Listening::Tcp(socket) => Self::Tcp(TcpListener::from_std(socket)?),
+            Listening::Unix(socket, file) => Self::Unix(UnixListener::from_std(socket)?, file),
+        })
+    }
+
+    async fn accept(&self) -> io::Result<(NetStream, Peer)> {
+        match self {
+            Self::Tcp(socket) => {
+                socket.accept().await.map(|(stream, peer)| (NetStream::Tcp(stream), peer.into()))
+            }
+            Self::Unix(socket, _) => {
+                socket.accept().await.map(|(stream, _)| (NetStream::Unix(stream), Peer::Unix))
+            }
+        }
+    }
+}
+
+fn prepare(stream: NetStream) -> io::Result<StdStream> {
+    match stream {
+        NetStream::Tcp(stream) => {
+            // What leaves in one write is a whole batch already; nothing is won by waiting for more.
+            stream.set_nodelay(true)?;
+            // Nothing else ends a connection whose peer does not read the answer to a request.
+            SockRef::from(&stream).set_tcp_user_timeout(Some(UNACKNOWLEDGED_MAX))?;
+            stream.into_std().map(StdStream::Tcp)
+        }
+        NetStream::Unix(stream) => stream.into_std().map(StdStream::Unix),
+    }
 }
 
 fn least(loads: &[Arc<AtomicUsize>]) -> Option<(usize, &Arc<AtomicUsize>)> {
@@ -185,12 +256,20 @@ mod tests {
 
     #[tokio::test]
     async fn what_is_accepted_waits_neither_to_send_nor_for_ever_for_its_peer() {
-        let metrics = Metrics::register(&Registry::new()).unwrap().listener("public");
-        let listener = Listener::bind("public".into(), "127.0.0.1:0".parse().unwrap(), metrics).unwrap();
-        let address = listener.address().unwrap();
+        let metrics = Metrics::register(&Registry::new()).unwrap().listener("public", false);
+        let settings = Settings {
+            name: "public".into(),
+            address: Address::Ip("127.0.0.1:0".parse().unwrap()),
+            mode: None,
+            proxy_protocol: ProxyProtocol::Off,
+            tls: None,
+        };
+        let listener = Listener::bind(settings, &mut HandedOver::from_env(), metrics).unwrap();
+        let Bound::Ip(address) = listener.bound().unwrap() else { panic!("over TCP") };
+        let policy = Policy::new(|| AcceptLimits { connections: 1, per_ip: 1 }, |_| false);
         let (served, mut streams) = mpsc::channel(1);
         let serve = |_, accepted: Accepted| served.try_send(accepted.stream).unwrap();
-        let accepting = listener.run(Arc::new([Arc::default()]), || 1, serve);
+        let accepting = listener.run(Arc::new([Arc::default()]), policy, serve);
         let _peer = std::net::TcpStream::connect(address).unwrap();
         let stream = tokio::select! {
             ended = accepting => panic!("{ended:?}"),

@@ -1,11 +1,21 @@
-//! A bound port becomes a stream of connections, spread over the workers.
+//! A bound address becomes a stream of connections, spread over the workers, each up to its first byte of HTTP.
 
+mod address;
+mod bind;
+mod accept;
 mod conn;
 mod stream;
-mod accept;
+mod greet;
+mod proxy_protocol;
+mod tls;
 mod metrics;
 
-pub use accept::{Accepted, ListenError, Listener};
-pub use conn::{ConnInfo, OpenConn, Peer, TlsInfo};
-pub use metrics::{ListenerMetrics, Metrics};
+pub use accept::{AcceptLimits, ListenError, Listener, Policy, Settings};
+pub use address::{Address, Bound};
+pub use bind::HandedOver;
+pub use conn::{ClientCertificate, ConnInfo, OpenConn, Peer, TlsInfo, counted_as};
+pub use greet::{Accepted, GreetError};
+pub use metrics::{ListenerMetrics, Metrics, TlsMetrics};
+pub use proxy_protocol::{Header, InvalidHeader, ProxyProtocol};
 pub use stream::{NetStream, StdStream, Stream};
+pub use tls::{Certificate, CertificateStore, ClientAuth, InvalidCertificate, Tls, TlsError};

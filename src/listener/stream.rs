@@ -6,8 +6,9 @@ use std::net::Shutdown;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
+use rustix::net::RecvFlags;
 use socket2::SockRef;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 use tokio_rustls::server::TlsStream;
 
@@ -44,6 +45,17 @@ pub enum NetStream {
 }
 
 impl NetStream {
+    /// Waits for bytes and looks at those that are there, without taking them. Cancel safe.
+    pub(super) async fn peek(&self, buffer: &mut [u8]) -> io::Result<usize> {
+        match self {
+            Self::Tcp(stream) => stream.peek(buffer).await,
+            Self::Unix(stream) => {
+                let look = || Ok(rustix::net::recv(stream, &mut *buffer, RecvFlags::PEEK)?.0);
+                stream.async_io(Interest::READABLE, look).await
+            }
+        }
+    }
+
     /// Writes what the kernel takes now; `WouldBlock` when that is nothing.
     ///
     /// # Errors

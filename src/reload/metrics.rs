@@ -26,6 +26,8 @@ pub struct Metrics {
     restart_pending: IntGauge,
     routes: IntGauge,
     pub(super) watch_errors: IntCounter,
+    certificates_taken: IntCounter,
+    certificates_refused: IntCounter,
 }
 
 impl Metrics {
@@ -71,6 +73,14 @@ impl Metrics {
             "Failures of the watcher; the file is looked at each second all the same",
         )?;
         registry.register(Box::new(watch_errors.clone()))?;
+        let certificates = IntCounterVec::new(
+            Opts::new(
+                "anteroom_tls_certificate_reloads_total",
+                "Times that a certificate has changed, by what came of it",
+            ),
+            &["result"],
+        )?;
+        registry.register(Box::new(certificates.clone()))?;
         Ok(Self {
             successful: gauge(
                 "anteroom_config_last_reload_successful",
@@ -93,6 +103,8 @@ impl Metrics {
             )?,
             routes: gauge("anteroom_config_routes", "Routes in force")?,
             watch_errors,
+            certificates_taken: certificates.with_label_values(&["ok"]),
+            certificates_refused: certificates.with_label_values(&["error"]),
         })
     }
 
@@ -109,6 +121,10 @@ impl Metrics {
     pub(super) fn rejected(&self) {
         self.rejected.inc();
         self.successful.set(0);
+    }
+
+    pub(super) fn certificate_reloaded(&self, taken: bool) {
+        if taken { &self.certificates_taken } else { &self.certificates_refused }.inc();
     }
 
     fn in_force(&self, snapshot: &Snapshot, routes: usize, restart_pending: bool) {

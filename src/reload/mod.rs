@@ -3,6 +3,7 @@
 //! A file that cannot be used changes nothing but a gauge and the log; the next good one is taken.
 
 mod assemble;
+mod certificates;
 mod metrics;
 mod read;
 mod watch;
@@ -17,13 +18,15 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::signal::unix::Signal;
 use tokio::time;
-use tokio::time::{Duration, Instant};
+use tokio::time::{Duration, Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 use tracing_subscriber::fmt::format::Writer;
 use tracing_subscriber::fmt::time::{FormatTime as _, SystemTime};
 
 use crate::config;
-use crate::config::{Config, Diagnostics, ListenerConfig, LogConfig};
+use crate::config::{Code, Config, Diagnostics, ListenerConfig, LogConfig};
+use crate::listener::{Certificate, CertificateStore};
+use crate::reload::certificates::Certificates;
 use crate::reload::watch::Watch;
 use crate::request::{Live, Snapshot};
 
@@ -48,6 +51,9 @@ pub struct Reloader {
     apply_log: Box<dyn Fn(LogConfig) + Send>,
     /// Of the content last accepted or rejected.
     seen: String,
+    certificates: Certificates,
+    /// Whether the file is rejected for what stands in another one.
+    waits_for_others: bool,
 }
 
 /// What the process was started with and keeps.
@@ -57,8 +63,8 @@ pub struct Running {
     pub admin: std::net::SocketAddr,
     /// How many workers were asked for.
     pub workers: Option<std::num::NonZeroUsize>,
-    /// The listeners.
-    pub listeners: Vec<ListenerConfig>,
+    /// The listeners, and whether each speaks TLS.
+    pub listeners: Vec<(ListenerConfig, bool)>,
     /// The channel layer.
     pub layer: config::LayerConfig,
 }
@@ -69,7 +75,7 @@ impl Running {
         Self {
             admin: config.server.admin,
             workers: config.server.workers,
-            listeners: config.listeners.clone(),
+            listeners: config.listeners.iter().map(fixed).collect(),
             layer: config.layer.clone(),
         }
     }
@@ -86,6 +92,11 @@ impl Running {
     }
 }
 
+/// What of a listener takes a restart: all but which certificates it has.
+fn fixed(listener: &ListenerConfig) -> (ListenerConfig, bool) {
+    (ListenerConfig { tls: Vec::new(), ..listener.clone() }, !listener.tls.is_empty())
+}
+
 /// What became of the last reload, for the admin page.
 #[derive(Debug, Default)]
 pub struct Status(Mutex<Last>);
@@ -99,6 +110,19 @@ pub struct Last {
     pub error: Option<serde_json::Value>,
     /// Settings of the file in force that take effect with the next start.
     pub restart_pending: Vec<&'static str>,
+    /// The certificates whose files have changed to what cannot be used, so that the last ones stay in force.
+    pub certificates: Vec<CertificateProblem>,
+}
+
+/// Files of a certificate that cannot be used.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CertificateProblem {
+    /// The name of the listener.
+    pub listener: String,
+    /// The file of the certificate, as it is configured.
+    pub cert: String,
+    /// Why they cannot be used.
+    pub error: String,
 }
 
 impl Status {
@@ -110,7 +134,12 @@ impl Status {
     fn set(&self, error: Option<serde_json::Value>, restart_pending: Vec<&'static str>) {
         let mut now = String::new();
         let at = SystemTime.format_time(&mut Writer::new(&mut now)).is_ok().then_some(now);
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Last { at, error, restart_pending };
+        let mut last = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        (last.at, last.error, last.restart_pending) = (at, error, restart_pending);
+    }
+
+    fn set_certificates(&self, problems: Vec<CertificateProblem>) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).certificates = problems;
     }
 }
 
@@ -121,6 +150,8 @@ struct Table {
     pending: Pending,
     /// What it asks for that takes a restart.
     asked: Running,
+    /// The certificates of each listener.
+    certificates: Vec<(String, Vec<Certificate>)>,
     log: LogConfig,
     routes: usize,
     warnings: Option<String>,
@@ -142,17 +173,33 @@ impl fmt::Debug for Reloader {
 }
 
 impl Reloader {
-    /// A reloader for a file whose content, with this digest, is in force already.
+    /// A reloader for a file whose content, with this digest, is in force already, and for the certificates in
+    /// these stores.
+    #[expect(clippy::too_many_arguments, reason = "each is a part of the server that it acts on")]
     pub fn new(
         path: PathBuf,
         seen: String,
         running: Running,
         live: Arc<Live>,
         assembly: Assembly,
+        stores: Vec<Arc<CertificateStore>>,
         metrics: Metrics,
         apply_log: Box<dyn Fn(LogConfig) + Send>,
     ) -> Self {
-        Self { path, assembly, live, metrics, status: Arc::default(), running, apply_log, seen }
+        let certificates = Certificates::new(stores, &path);
+        let status = Arc::default();
+        Self {
+            path,
+            assembly,
+            live,
+            metrics,
+            status,
+            running,
+            apply_log,
+            seen,
+            certificates,
+            waits_for_others: false,
+        }
     }
 
     /// What became of the last reload.
@@ -167,10 +214,19 @@ impl Reloader {
         if !matches!(self.load().await, Ok(None)) {
             self.reload(false).await;
         }
+        let mut look = time::interval(POLL);
+        look.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             let asked = tokio::select! {
                 () = watch.changed() => false,
-                () = time::sleep(POLL) => if watch.differs() { false } else { continue },
+                _ = look.tick() => {
+                    self.look_at_certificates().await;
+                    if self.waits_for_others {
+                        // The file itself gives no sign when what it refers to has come.
+                        self.reload(false).await;
+                    }
+                    if watch.differs() { false } else { continue }
+                }
                 Some(()) = hup.recv() => true,
                 () = stop.cancelled() => return,
             };
@@ -184,6 +240,26 @@ impl Reloader {
             }
             watch.renew();
             self.reload(asked).await;
+        }
+    }
+
+    /// Takes the certificates whose files have changed.
+    async fn look_at_certificates(&mut self) {
+        let (changes, problems) = self.certificates.look().await;
+        for change in changes {
+            self.metrics.certificate_reloaded(change.is_ok());
+            match change {
+                Ok(cert) => tracing::info!(cert, "the certificate has changed and is in force"),
+                Err(problem) => tracing::error!(
+                    listener = problem.listener,
+                    cert = problem.cert,
+                    "the certificate has changed and cannot be used, the last one stays in force: {}",
+                    problem.error,
+                ),
+            }
+        }
+        if problems != self.status.last().certificates {
+            self.status.set_certificates(problems);
         }
     }
 
@@ -224,7 +300,7 @@ impl Reloader {
     }
 
     fn apply(&mut self, table: Table, digest: String) {
-        let Table { snapshot, pending: on_its_way, asked, log, routes, warnings } = table;
+        let Table { snapshot, pending: on_its_way, asked, certificates, log, routes, warnings } = table;
         let file = self.path.display().to_string();
         if let Some(warnings) = warnings {
             tracing::warn!(file, "the configuration has warnings\n{warnings}");
@@ -234,6 +310,10 @@ impl Reloader {
         self.metrics.applied(&snapshot, routes, !pending.is_empty());
         self.live.replace(snapshot);
         drop(on_its_way);
+        for _ in 0..self.certificates.replace(certificates) {
+            self.metrics.certificate_reloaded(true);
+        }
+        self.waits_for_others = false;
         (self.apply_log)(log);
         tracing::info!(file, generation, routes, "the configuration is in force");
         if !pending.is_empty() {
@@ -244,6 +324,7 @@ impl Reloader {
     }
 
     fn reject(&mut self, unusable: &Unusable, digest: String, asked: bool) {
+        self.waits_for_others = unusable.refers_to_others();
         // One report for one content, however often it is written or polled.
         if digest == self.seen && self.status.last().error.is_some() && !asked {
             return;
@@ -262,6 +343,16 @@ impl Reloader {
 }
 
 impl Unusable {
+    /// Whether it is another file that cannot be used.
+    fn refers_to_others(&self) -> bool {
+        match self {
+            Self::Wrong(diagnostics) => {
+                diagnostics.iter().any(|one| matches!(one.code(), Code::Certificate | Code::Secret))
+            }
+            Self::Unreadable(_) | Self::Unbuilt(_) => false,
+        }
+    }
+
     fn to_json(&self) -> serde_json::Value {
         match self {
             Self::Unreadable(error) => serde_json::json!([{ "message": error.to_string() }]),
@@ -307,9 +398,10 @@ fn load(
     let warnings = (!loaded.warnings.is_empty()).then(|| loaded.warnings.render(false));
     let config = loaded.config;
     let (asked, log, routes) = (Running::of(&config), config.server.log, config.routes.len());
+    let certificates = config.listeners.iter().map(|one| (one.name.clone(), one.tls.clone())).collect();
     match assembly.snapshot(config, generation, &digest) {
         Ok((snapshot, pending)) => {
-            Ok(Some((Table { snapshot, pending, asked, log, routes, warnings }, digest)))
+            Ok(Some((Table { snapshot, pending, asked, certificates, log, routes, warnings }, digest)))
         }
         Err(error) => Err((Unusable::Unbuilt(error.to_string()), digest)),
     }

@@ -116,6 +116,11 @@ pub struct Rules<T> {
 }
 
 impl<T> Rules<T> {
+    /// The proxies whose word on a client counts.
+    pub fn trusted_proxies(&self) -> &TrustedProxies {
+        &self.trusted
+    }
+
     /// Compiles the routes, which stay in their order.
     ///
     /// # Errors

@@ -243,7 +243,11 @@ pub struct TrustedProxies(Vec<TrustedProxy>);
 impl TrustedProxies {
     /// Whether the address is that of a trusted proxy.
     pub fn trusts(&self, client: ClientAddr) -> bool {
-        client.ip().is_some_and(|ip| self.0.iter().any(|TrustedProxy(net)| net.contains(&ip)))
+        self.0.iter().any(|proxy| match (proxy, client.ip()) {
+            (TrustedProxy::Net(net), Some(ip)) => net.contains(&ip),
+            (TrustedProxy::Unix, None) => true,
+            _ => false,
+        })
     }
 }
 
@@ -253,16 +257,22 @@ impl FromIterator<TrustedProxy> for TrustedProxies {
     }
 }
 
-/// An entry of `proxies`: an address, or a network such as `10.0.0.0/8`.
-///
-/// IPv4 networks written as IPv6 ones are held as IPv4.
+/// An entry of `proxies`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct TrustedProxy(IpNet);
+pub enum TrustedProxy {
+    /// An address, or a network such as `10.0.0.0/8`. IPv4 networks written as IPv6 ones are held as IPv4.
+    Net(IpNet),
+    /// `unix`: whoever may connect to a UNIX socket of ours.
+    Unix,
+}
 
 impl FromStr for TrustedProxy {
     type Err = InvalidProxy;
 
     fn from_str(text: &str) -> Result<Self, InvalidProxy> {
+        if text == "unix" {
+            return Ok(Self::Unix);
+        }
         let net = match text.parse::<IpAddr>() {
             Ok(ip) => IpNet::from(ip),
             Err(_) => text.parse::<IpNet>().map_err(|_| InvalidProxy::Malformed)?,
@@ -273,24 +283,27 @@ impl FromStr for TrustedProxy {
                 address: net.addr().to_string(),
             });
         }
-        let IpNet::V6(wide) = net else { return Ok(Self(net)) };
-        let Some(mapped) = wide.addr().to_ipv4_mapped() else { return Ok(Self(net)) };
+        let IpNet::V6(wide) = net else { return Ok(Self::Net(net)) };
+        let Some(mapped) = wide.addr().to_ipv4_mapped() else { return Ok(Self::Net(net)) };
         let prefix = wide.prefix_len().checked_sub(96);
         let narrow = prefix.and_then(|prefix| Ipv4Net::new(mapped, prefix).ok());
-        Ok(Self(narrow.map_or(net, IpNet::V4)))
+        Ok(Self::Net(narrow.map_or(net, IpNet::V4)))
     }
 }
 
 impl fmt::Display for TrustedProxy {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.fmt(out)
+        match self {
+            Self::Net(net) => net.fmt(out),
+            Self::Unix => out.write_str("unix"),
+        }
     }
 }
 
 /// Why a text is no [`TrustedProxy`].
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidProxy {
-    /// Neither an address nor a network.
+    /// Neither an address nor a network, nor `unix`.
     #[error("not an address or a network")]
     Malformed,
     /// The address has bits that the prefix cuts off, so that it is not clear which is meant.
@@ -307,7 +320,7 @@ impl InvalidProxy {
     /// What to write instead.
     pub fn help(&self) -> String {
         match self {
-            Self::Malformed => "write an address, `192.0.2.1`, or a network, `10.0.0.0/8`".to_owned(),
+            Self::Malformed => "write an address, `192.0.2.1`, a network, `10.0.0.0/8`, or `unix`".to_owned(),
             Self::HostBits { network, address } => {
                 format!("write `{network}` for the network, `{address}` for the address")
             }

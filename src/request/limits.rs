@@ -1,11 +1,12 @@
 //! How many sockets there may be, in all and from one address, and how fast they may come.
 
 use std::collections::HashMap;
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::time::Instant;
 
+use crate::listener::counted_as;
 use crate::request::Rejection;
 use crate::request::service::RETRY_AFTER_S;
 use crate::scope::ClientAddr;
@@ -108,14 +109,6 @@ impl Drop for Admittance {
                 state.by_address.remove(address);
             }
         }
-    }
-}
-
-/// An IPv6 client owns at least a /64, so that is what counts.
-fn counted_as(client: IpAddr) -> IpAddr {
-    match client.to_canonical() {
-        IpAddr::V6(address) => Ipv6Addr::from_bits(address.to_bits() & !u128::from(u64::MAX)).into(),
-        v4 @ IpAddr::V4(_) => v4,
     }
 }
 

@@ -22,7 +22,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::handler::Respond;
-use crate::listener::{Accepted, ConnInfo, Stream};
+use crate::listener::{Accepted, ConnInfo, GreetError, Stream};
 use crate::request::access_log::{AccessLog, Seen};
 use crate::request::body::{Body, BoxError};
 use crate::request::pace::{Due, InFlight, Pace, Paced};
@@ -83,9 +83,15 @@ impl Work for Service {
     fn serve(&self, worker: Rc<Worker>, accepted: Accepted) -> impl Future<Output = ()> + 'static {
         let shared = Rc::clone(&self.shared);
         async move {
-            match accepted.greet().await {
+            // Half a handshake must not hold up the end of the process.
+            let greeted = tokio::select! {
+                greeted = accepted.greet() => greeted,
+                () = worker.finishing().cancelled() => return,
+            };
+            match greeted {
                 Ok((stream, conn)) => serve(shared, worker, stream, Rc::new(conn)).await,
-                Err(error) => tracing::error!(%error, "a connection could not be watched for readiness"),
+                Err(GreetError::Refused) => (),
+                Err(error @ GreetError::Unwatched(_)) => tracing::error!("{error}"),
             }
         }
     }

@@ -15,15 +15,18 @@
 #![allow(clippy::float_cmp, reason = "what counts whole things is a whole number")]
 
 mod architecture;
+mod addresses;
 mod admin;
 mod admission;
 mod channel_layer;
 mod cli;
 mod descriptors;
 mod metrics;
+mod proxy_protocol;
 mod reload;
 mod rooms;
 mod shutdown;
 #[path = "../support/mod.rs"]
 mod support;
+mod tls;
 mod websocket;

@@ -2,9 +2,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
+use std::fs;
 
 use crate::support::client::{Client, handshake, request};
-use crate::support::server::TestServer;
+use crate::support::server::{TestServer, complete};
+use crate::support::tls::Authority;
 use crate::support::wait_until;
 
 const ROUTES: &str = r#"
@@ -27,7 +29,7 @@ handler = "respond"
 "#;
 
 /// Labels whose values come from the configuration or the build.
-const OPEN_LABELS: [&str; 5] = ["listener", "route", "sha256", "shard", "version"];
+const OPEN_LABELS: [&str; 6] = ["listener", "name", "route", "sha256", "shard", "version"];
 
 /// A metric with all its series.
 #[derive(Debug)]
@@ -172,16 +174,27 @@ fn page(server: &TestServer) -> String {
     page
 }
 
+/// A server whose listener speaks TLS, so that all there is to count is there.
+fn with_tls() -> TestServer {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("routes.toml");
+    Authority::new().issue(&["localhost"]).write(folder.path(), "a");
+    let listener = "[[listener]]\nname = \"public\"\naddress = \"127.0.0.1:0\"\n\
+         tls = [{ cert = \"a.pem\", key = \"a.key\" }]\n";
+    fs::write(&path, complete(&format!("{listener}{ROUTES}"))).unwrap();
+    TestServer::start_at(folder, &path, &[])
+}
+
 #[test]
 fn names_types_and_labels_are_these() {
-    let server = TestServer::start(ROUTES);
+    let server = with_tls();
     insta::assert_snapshot!(outline(&parse(&page(&server))));
     server.stop();
 }
 
 #[test]
 fn every_combination_is_there_from_the_start_and_counts_from_0() {
-    let server = TestServer::start(ROUTES);
+    let server = with_tls();
     for (name, family) in parse(&page(&server)) {
         if name.starts_with("process_") {
             continue;

@@ -3,6 +3,7 @@
 pub mod client;
 pub mod redis;
 pub mod server;
+pub mod tls;
 
 use std::thread;
 use std::time::Duration;

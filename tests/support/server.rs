@@ -23,7 +23,7 @@ const START_TIMEOUT: Duration = Duration::from_secs(10);
 #[derive(Debug)]
 pub struct TestServer {
     process: Option<Child>,
-    /// The listeners in the order of the configuration.
+    /// The listeners over TCP in the order of the configuration.
     pub addresses: Vec<SocketAddr>,
     pub admin: SocketAddr,
     output: Arc<Mutex<String>>,
@@ -83,13 +83,13 @@ impl TestServer {
                 process.kill().unwrap();
                 panic!("the server did not start:\n{}", log.lock().unwrap());
             };
-            if let Some((name, url)) = line.trim().split_once("http://") {
-                let address = url.split('/').next().unwrap().parse().unwrap();
-                if name.trim() == "admin" {
-                    break address;
-                }
-                addresses.push(address);
+            let Some((name, rest)) = line.trim().split_once("://") else { continue };
+            let address = rest.split('/').next().unwrap().parse();
+            if name.starts_with("admin ") {
+                break address.unwrap();
             }
+            // A UNIX socket has a path, which the test has chosen.
+            addresses.extend(address);
         };
         Self { process: Some(process), addresses, admin, output, log, folder }
     }

@@ -3,29 +3,29 @@
 use crate::channel_layer::{InvalidRedisUrl, RedisUrl, Secret, SerializerFormat};
 use crate::config::compile::{Compiler, all, items, value};
 use crate::config::diagnostic::{Code, Diagnostic, Span};
-use crate::config::file::{Backend, LayerTable, TrustTable};
+use crate::config::file::{Backend, LayerTable, ListenerTable, TrustTable};
 use crate::config::table::{At, HostEntry, SecretText};
 use crate::config::{LayerConfig, SecretSource, TrustConfig};
+use crate::listener::ProxyProtocol;
 use crate::request::{ForwardedHeaders, TrustedProxy};
 
 impl Compiler<'_> {
-    pub(super) fn trust(&self, table: &TrustTable) -> TrustConfig {
+    pub(super) fn trust(&self, table: &TrustTable, listeners: &[ListenerTable]) -> TrustConfig {
         let mut proxies = Vec::new();
         for at in items(table.proxies.as_ref()) {
-            if at.value == "unix" {
-                let message = "`unix` in `proxies` is not supported yet";
-                let help = "leave it out; a later release brings UNIX sockets";
-                self.push(Diagnostic::new(Code::NotSupportedYet, at.span.clone(), message).help(help));
-                continue;
-            }
             match at.value.parse::<TrustedProxy>() {
                 Ok(proxy) => proxies.push(proxy),
                 Err(error) => self.refuse(Code::TrustedProxy, at, error.help(), &error),
             }
         }
         let headers = value(table.headers.as_ref()).unwrap_or(ForwardedHeaders::None);
+        // A PROXY header names the client, too.
+        let named = |one: &ListenerTable| {
+            one.proxy_protocol.as_ref().is_some_and(|at| at.value != ProxyProtocol::Off)
+        };
+        let read = headers != ForwardedHeaders::None || listeners.iter().any(named);
         match (&table.proxies, &table.headers) {
-            (Some(at), _) if !at.value.is_empty() && headers == ForwardedHeaders::None => {
+            (Some(at), _) if !at.value.is_empty() && !read => {
                 let message = "no header of these proxies is read, so each of them counts as one client";
                 let help = "add `headers = \"x-forwarded\"` or `headers = \"forwarded\"`, whichever they set";
                 self.push(Diagnostic::new(Code::NoEffect, at.span.clone(), message).help(help));

@@ -1,5 +1,6 @@
 //! The rules of the file: from its shape to values that the stages can use as they are.
 
+mod listener;
 mod layer;
 mod route;
 mod room;
@@ -13,19 +14,17 @@ use std::num::NonZeroUsize;
 use std::ops::Range;
 
 use crate::config::diagnostic::{Code, Diagnostic, Findings, Span};
-use crate::config::file::{File, ListenerTable, ServerTable};
+use crate::config::file::{File, ServerTable};
 use crate::config::table::At;
-use crate::config::{
-    Config, DrainConfig, ListenerConfig, LogConfig, LogFormat, LogLevel, Secrets, ServerConfig,
-};
+use crate::config::{Config, DrainConfig, LogConfig, LogFormat, LogLevel, Secrets, ServerConfig};
 use crate::request::{HeadSizes, LimitSettings};
 
 /// Applies the rules; `None` only together with an error.
 pub(super) fn compile(file: &File, text: &str, secrets: &dyn Secrets, findings: &Findings) -> Option<Config> {
     let compiler = Compiler { text, secrets, findings };
     let server = compiler.server(&file.server);
-    let listeners = compiler.listeners(&file.listeners, &file.server);
-    let trust = compiler.trust(&file.trust);
+    let listeners = compiler.listeners(file);
+    let trust = compiler.trust(&file.trust, &file.listeners);
     let layer = compiler.layer(&file.layer);
     let routes = compiler.routes(&file.routes, &file.defaults);
     Some(Config { server: server?, listeners: listeners?, trust, layer: layer?, routes: routes? })
@@ -37,7 +36,7 @@ struct Compiler<'a> {
     findings: &'a Findings,
 }
 
-/// `[server]` and the listeners.
+/// `[server]`, and what names and addresses are.
 impl Compiler<'_> {
     fn server(&self, table: &ServerTable) -> Option<ServerConfig> {
         let admin = match &table.admin {
@@ -71,45 +70,10 @@ impl Compiler<'_> {
         })
     }
 
-    fn listeners(&self, tables: &[ListenerTable], server: &ServerTable) -> Option<Vec<ListenerConfig>> {
-        if tables.is_empty() {
-            let address = SocketAddr::from(([127, 0, 0, 1], 8000));
-            return Some(vec![ListenerConfig { name: "public".to_owned(), address }]);
-        }
-        let mut names = Unique::new("listener name");
-        // An admin address that is none is reported with `[server]`.
-        let admin = server.admin.as_ref().and_then(|at| Some((at.value.parse().ok()?, at.span.clone())));
-        let mut addresses: Vec<(SocketAddr, Span)> = admin.into_iter().collect();
-        let mut listeners = Vec::new();
-        for table in tables {
-            let name = table.name.as_ref().filter(|at| self.is_name("listener", at) & names.add(self, at));
-            let Some(at) = &table.address else { continue };
-            let Some(address) = self.address(at) else { continue };
-            if let Some((_, other)) = addresses.iter().find(|(other, _)| overlap(address, *other)) {
-                let message = format!("the address `{address}` is already taken");
-                let diagnostic = Diagnostic::new(Code::Duplicate, at.span.clone(), message);
-                self.findings.push(diagnostic.with(other.clone(), "taken here"));
-                continue;
-            }
-            addresses.push((address, at.span.clone()));
-            if let Some(name) = name {
-                listeners.push(ListenerConfig { name: name.value.clone(), address });
-            }
-        }
-        (listeners.len() == tables.len()).then_some(listeners)
-    }
-
     fn address(&self, at: &At<String>) -> Option<SocketAddr> {
         let text = at.value.as_str();
         if let Ok(address) = text.parse() {
             return Some(address);
-        }
-        let later = [("unix:", "a UNIX socket"), ("fd:", "a socket handed over by systemd")];
-        if let Some((_, what)) = later.iter().find(|(prefix, _)| text.starts_with(prefix)) {
-            let message = format!("{what} as an address is not supported yet");
-            let help = "write an IP address and a port, such as `127.0.0.1:8000`";
-            self.push(Diagnostic::new(Code::NotSupportedYet, at.span.clone(), message).help(help));
-            return None;
         }
         let (host, port) = text.rsplit_once(':').unwrap_or(("", text));
         let port = port.parse::<u16>().ok();
