@@ -9,7 +9,7 @@ use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 
 use listenfd::ListenFd;
-use socket2::{Domain, Protocol, SockAddr, Socket, Type};
+use socket2::{Domain, Protocol, SockAddr, SockRef, Socket, Type};
 
 use crate::listener::{Address, Bound};
 
@@ -73,14 +73,23 @@ impl HandedOver {
         // What is of another kind is left at its place.
         if let Ok(tcp) = self.sockets.take_tcp_listener(number) {
             let tcp = tcp.ok_or_else(taken)?;
+            check_listens(&SockRef::from(&tcp))?;
             tcp.set_nonblocking(true)?;
             return Ok(Listening::Tcp(tcp));
         }
         let unix = self.sockets.take_unix_listener(number)?.ok_or_else(taken)?;
+        check_listens(&SockRef::from(&unix))?;
         unix.set_nonblocking(true)?;
         // Its file belongs to whoever bound it.
         Ok(Listening::Unix(unix, None))
     }
+}
+
+fn check_listens(socket: &SockRef<'_>) -> io::Result<()> {
+    if socket.is_listener()? {
+        return Ok(());
+    }
+    Err(io::Error::new(io::ErrorKind::InvalidInput, "the socket handed over does not listen"))
 }
 
 impl std::fmt::Debug for HandedOver {

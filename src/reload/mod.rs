@@ -326,7 +326,7 @@ impl Reloader {
     fn reject(&mut self, unusable: &Unusable, digest: String, asked: bool) {
         self.waits_for_others = unusable.refers_to_others();
         // One report for one content, however often it is written or polled.
-        if digest == self.seen && self.status.last().error.is_some() && !asked {
+        if digest == self.seen && self.status.last().error == Some(unusable.to_json()) && !asked {
             return;
         }
         self.metrics.rejected();

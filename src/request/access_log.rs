@@ -45,6 +45,8 @@ impl AccessLog {
             conn = seen.conn.id,
             listener = &*seen.conn.listener,
             client = %seen.client,
+            proxy = seen.conn.proxy.map(display),
+            certificate = seen.certificate(),
             route = seen.route,
             method = shown(seen.head.method.as_str()),
             path = seen.path(),
@@ -103,6 +105,8 @@ impl Seen<'_> {
             conn = self.conn.id,
             listener = &*self.conn.listener,
             client = %self.client,
+            proxy = self.conn.proxy.map(display),
+            certificate = self.certificate(),
             route = self.route,
             path = self.path(),
             host = self.header(&header::HOST),
@@ -111,6 +115,12 @@ impl Seen<'_> {
             ms = self.ms(),
             "accepted",
         );
+    }
+
+    /// Whose certificate the client has shown.
+    fn certificate(&self) -> Option<&str> {
+        let client = self.conn.tls.as_ref()?.client.as_ref()?;
+        Some(&client.subject)
     }
 
     fn path(&self) -> String {

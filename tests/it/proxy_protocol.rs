@@ -80,6 +80,7 @@ fn a_trusted_proxy_names_the_client() {
             assert_eq!(whoami(proxy(address), header, headers), client, "{}", header.escape_ascii());
         }
     }
+    server.wait_log(&["accepted", "listener=\"required\"", "client=203.0.113.7:56324", "proxy=127.0.0.2:"]);
     // Byte by byte, and without one where that is allowed.
     let mut slow = proxy(required);
     for byte in LINE {

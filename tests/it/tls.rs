@@ -130,6 +130,11 @@ fn the_certificate_is_the_one_for_the_name_and_the_client() {
         assert_eq!(shown(&stream), der(issued), "{name}");
     }
     server.stop();
+    // There is nothing to show to a client that knows none of the keys.
+    let server = start(&[("first", &first)], "");
+    assert!(of_rsa.connect(server.address(), "localhost").is_err());
+    wait_until("it is counted", || handshakes(&server, "no_cert") == 1.0);
+    server.stop();
 }
 
 #[test]
@@ -205,7 +210,9 @@ fn a_client_certificate_is_required_or_requested() {
     required.stop();
     let requested = with("client_auth = \"request\"");
     assert_eq!(status(&requested, authority.client()), Some(404));
+    assert!(!requested.log().contains("certificate="));
     assert_eq!(status(&requested, authority.client_as(&robot)), Some(404));
+    requested.wait_log(&["refused", "certificate=\"CN=robot\""]);
     assert_eq!(status(&requested, authority.client_as(&stranger)), None);
     requested.stop();
 }
@@ -237,6 +244,10 @@ fn a_certificate_that_changes_is_shown_to_new_clients_and_open_sockets_stay() {
     server.wait_log(&["INFO", "the certificate has changed and is in force", "a.pem"]);
     assert_eq!(server.metric("anteroom_tls_certificate_reloads_total{result=\"ok\"}"), 1.0);
     assert_eq!(server.metric("anteroom_config_generation"), 1.0);
+    for mut one in open {
+        one.close(1000);
+        assert_eq!(one.next_close(), 1000);
+    }
     // A session of before is resumed: the keys of tickets are not those of the certificate.
     assert_eq!(connect().conn.handshake_kind(), Some(HandshakeKind::Resumed));
     server.stop();
@@ -362,7 +373,11 @@ fn a_file_that_names_a_broken_certificate_is_taken_once_it_is_whole() {
     let server = start(&[("a", &first)], "");
     server.write_config(&(listener(&tls(&["a", "b"])) + ROUTES));
     server.wait_metric("anteroom_config_last_reload_successful", 0.0);
-    server.wait_log(&["error[E026]", "`b.pem`"]);
+    server.wait_log(&["error[E026]", "`b.pem`", "No such file"]);
+    // Another fault is another report.
+    fs::write(server.folder().join("b.key"), &first.key).unwrap();
+    fs::write(server.folder().join("b.pem"), &second.cert).unwrap();
+    server.wait_log(&["error[E026]", "`b.key`", "not that of the certificate"]);
     let reports = server.log().matches("error[E026]").count();
     second.write(server.folder(), "b");
     server.wait_metric("anteroom_config_generation", 2.0);
