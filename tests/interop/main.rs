@@ -1,4 +1,4 @@
-//! Tests beside the programs that stand next to the server: Redis, Django Channels, nginx, a browser.
+//! Tests beside the programs that stand next to the server: Redis, Django Channels, nginx, HAProxy, a browser.
 //!
 //! `tests/setup` installs what they need.
 
@@ -18,6 +18,7 @@ mod autobahn;
 mod channels_redis;
 mod chromium;
 mod django;
+mod haproxy;
 mod nginx;
 #[path = "../support/mod.rs"]
 mod support;

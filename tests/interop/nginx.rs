@@ -8,7 +8,7 @@ use socket2::{Domain, Socket, Type};
 use tempfile::TempDir;
 
 use crate::support::client::{Client, Frame, Response, handshake, request};
-use crate::support::server::TestServer;
+use crate::support::server::{TestServer, complete};
 use crate::support::wait_until;
 use crate::tools::{Process, free_port};
 
@@ -46,6 +46,12 @@ struct Site {
 impl Site {
     fn start(routes: &str) -> Self {
         let server = TestServer::start(routes);
+        let upstream = server.address().to_string();
+        Self::before(server, &upstream)
+    }
+
+    /// In front of a server that nginx finds at `upstream`.
+    fn before(server: TestServer, upstream: &str) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let files = folder.path().join("files");
         fs::create_dir(&files).unwrap();
@@ -53,7 +59,7 @@ impl Site {
         let address: SocketAddr = format!("127.0.0.1:{}", free_port()).parse().unwrap();
         let config = include_str!("../../nginx/anteroom.conf");
         let places = [
-            ("server 127.0.0.1:8000;", format!("server {};", server.address())),
+            ("server 127.0.0.1:8000;", format!("server {upstream};")),
             ("listen 80;", format!("listen {address};")),
             ("root /var/www/html;", format!("root {};", files.display())),
         ];
@@ -98,6 +104,25 @@ fn minimal(folder: &TempDir) -> String {
          client_body_temp_path {path}/body;\nproxy_temp_path {path}/proxy;\nfastcgi_temp_path {path}/fastcgi;\n\
          uwsgi_temp_path {path}/uwsgi;\nscgi_temp_path {path}/scgi;\ninclude {path}/anteroom.conf;\n}}\n"
     )
+}
+
+#[test]
+fn nginx_reaches_the_server_by_a_unix_socket_and_is_believed() {
+    let folder = tempfile::tempdir().unwrap();
+    let (path, socket) = (folder.path().join("routes.toml"), folder.path().join("public.sock"));
+    let listener = format!(
+        "[[listener]]\nname = \"public\"\naddress = \"unix:{}\"\nmode = \"0666\"\n",
+        socket.display()
+    );
+    let routes = ROUTES.replace("127.0.0.1/32", "unix");
+    fs::write(&path, complete(&(listener + &routes))).unwrap();
+    let server = TestServer::start_at(folder, &path, &[]);
+    let site = Site::before(server, &format!("unix:{}", socket.display()));
+    let page = site.get("/", "");
+    assert_eq!((page.status, page.body.as_str()), (200, "the application\n"));
+    let host = site.address.to_string();
+    let mut client = site.connect("/chat/lobby/", &[("Host", &host)]).unwrap();
+    assert_eq!(client.next(), Frame::Text(format!("[Welcome {CLIENT}!]")));
 }
 
 #[test]
