@@ -239,7 +239,7 @@ fn a_certificate_that_changes_is_shown_to_new_clients_and_open_sockets_stay() {
         }
         shown(&fresh) == der(&second)
     });
-    assert!(changed_at.elapsed().unwrap().as_secs_f64() < 2.5);
+    assert!(changed_at.elapsed().unwrap().as_secs() < 3);
     assert!(1 < handshakes);
     server.wait_log(&["INFO", "the certificate has changed and is in force", "a.pem"]);
     assert_eq!(server.metric("anteroom_tls_certificate_reloads_total{result=\"ok\"}"), 1.0);
@@ -323,7 +323,7 @@ fn a_renewal_by_links_is_noticed() {
     let changed_at = SystemTime::now();
     relink(&root.join("live"), &root.join("archive/2"));
     wait_until("the new certificate is shown", || shown(&connect()) == der(&second));
-    assert!(changed_at.elapsed().unwrap().as_secs_f64() < 2.5);
+    assert!(changed_at.elapsed().unwrap().as_secs() < 3);
     server.stop();
 }
 

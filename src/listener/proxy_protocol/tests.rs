@@ -1,3 +1,5 @@
+use proptest::prelude::*;
+
 use super::*;
 
 fn peer(text: &str) -> Peer {
@@ -146,4 +148,29 @@ fn what_is_no_header_is_refused_for_its_fault() {
 #[test]
 fn the_checksum_is_that_of_castagnoli() {
     assert_eq!(crc_32c(b"123456789".iter().copied()), 0xe306_9283);
+}
+
+proptest! {
+    /// However the bytes come in: what is decided stays decided, and nothing makes it panic.
+    #[test]
+    fn more_bytes_change_no_decision(
+        (mut bytes, _) in prop::sample::select(valid()),
+        changes in prop::collection::vec((0..64_usize, any::<u8>()), 0..4),
+        rest in prop::collection::vec(any::<u8>(), 0..300),
+    ) {
+        for (at, byte) in changes {
+            let at = at % bytes.len();
+            bytes[at] = byte;
+        }
+        bytes.extend(rest);
+        let mut decided = None;
+        for len in 0..=bytes.len() {
+            match (parse(&bytes[..len]), &decided) {
+                (Ok(None), None) => (),
+                (now @ (Ok(Some(_)) | Err(_)), None) => decided = Some(now),
+                (now, Some(Ok(header))) => prop_assert_eq!(now, Ok(*header)),
+                (now, Some(Err(_))) => prop_assert!(now.is_err()),
+            }
+        }
+    }
 }

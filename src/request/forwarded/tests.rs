@@ -161,10 +161,12 @@ fn no_more_than_32_hops_are_walked() {
 }
 
 #[test]
-fn a_trusted_proxy_is_an_address_or_a_network() {
+fn a_trusted_proxy_is_an_address_a_network_or_whoever_comes_by_a_unix_socket() {
     let cases = [
         ("10.0.0.0/8", Ok("10.0.0.0/8")),
         ("127.0.0.1", Ok("127.0.0.1/32")),
+        ("unix", Ok("unix")),
+        ("Unix", Err("write an address")),
         ("::1", Ok("::1/128")),
         ("0.0.0.0/0", Ok("0.0.0.0/0")),
         ("::ffff:10.0.0.0/104", Ok("10.0.0.0/8")),
@@ -181,5 +183,11 @@ fn a_trusted_proxy_is_an_address_or_a_network() {
             (Err(error), Err(help)) => assert!(error.help().contains(help), "{text}: {}", error.help()),
             (found, _) => panic!("{text}: {found:?}"),
         }
+    }
+    let cases = [("unix", true, false), ("0.0.0.0/0", false, true)];
+    for (proxy, unix, ip) in cases {
+        let trusted: TrustedProxies = [proxy.parse().unwrap()].into_iter().collect();
+        assert_eq!(trusted.trusts(Peer::Unix.into()), unix, "{proxy}");
+        assert_eq!(trusted.trusts(ClientAddr::new("192.0.2.1".parse().unwrap(), None)), ip, "{proxy}");
     }
 }
