@@ -1,5 +1,6 @@
-//! HAProxy in front, passing on bytes with PROXY headers of either version, and TLS as it comes.
+//! `HAProxy` in front, passing on bytes with PROXY headers of either version, and TLS as it comes.
 
+use std::fmt::Write as _;
 use std::fs;
 use std::net::SocketAddr;
 use std::process::{Command, Stdio};
@@ -68,8 +69,8 @@ fn haproxy_names_the_client_in_either_version_over_tcp_unix_and_before_tls() {
     let mut config =
         "defaults\n  mode tcp\n  timeout connect 5s\n  timeout client 30s\n  timeout server 30s\n".to_owned();
     for (at, (address, server)) in fronts.iter().enumerate() {
-        config +=
-            &format!("listen front{at}\n  bind {address}\n  unique-id-format %ID\n  server one {server}\n");
+        writeln!(config, "listen front{at}\n  bind {address}\n  unique-id-format %ID\n  server one {server}")
+            .unwrap();
     }
     fs::write(root.join("haproxy.cfg"), config).unwrap();
     let mut command = Command::new("/usr/sbin/haproxy");

@@ -1,4 +1,4 @@
-//! Tests beside the programs that stand next to the server: Redis, Django Channels, nginx, HAProxy, a browser.
+//! Tests beside the programs that stand next to the server: Redis, Django Channels, nginx, `HAProxy`, a browser.
 //!
 //! `tests/setup` installs what they need.
 
