@@ -17,6 +17,7 @@ use tokio::time::Instant;
 
 use crate::channel_layer::GroupName;
 use crate::handler::State;
+use crate::session::transport::Leave;
 use crate::session::worker::Turn;
 use crate::session::{FullQueue, Profile, RouteMetrics, Transport};
 use crate::websocket::{CloseCode, OpCode, close_payload, write_frame};
@@ -81,10 +82,11 @@ pub(super) enum Phase {
         code: Option<CloseCode>,
         until: Instant,
     },
-    /// Nothing is to be expected any more.
+    /// Nothing is to be expected any more. What takes leave of the client has until then, or no time at all.
     Ended {
         cause: Cause,
         code: Option<CloseCode>,
+        until: Option<Instant>,
     },
 }
 
@@ -230,16 +232,18 @@ impl Socket {
         if direct && !outbox.blocked && !outbox.queue.is_empty() {
             // Queued in this turn and not offered to the kernel yet: no sign of a slow client. An error comes
             // again below, or with the next look at the stream.
-            outbox.flush(&self.profile.metrics, |parts| self.transport.try_write(parts)).unwrap_or_default();
+            self.offer(&mut outbox, None).unwrap_or_default();
         }
         let mut rest = frames.clone();
         if direct && outbox.queue.is_empty() {
-            match self.transport.try_write(&[IoSlice::new(frames)]) {
-                Ok(written) if written == frames.len() => rest.clear(),
+            match self.transport.write(None, &[IoSlice::new(frames)]) {
                 Ok(written) => {
+                    if outbox.blocked {
+                        self.heard_at.set(Instant::now());
+                    }
                     rest.advance(written);
-                    outbox.torn = 0 < written;
-                    outbox.blocked = true;
+                    outbox.torn = 0 < written && !rest.is_empty();
+                    outbox.blocked = self.transport.is_behind();
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => outbox.blocked = true,
                 Err(_) => {
@@ -261,7 +265,13 @@ impl Socket {
         if !rest.is_empty() {
             outbox.bytes += rest.len();
             outbox.queue.push_back(rest);
+            if direct && !outbox.blocked {
+                // A record took only the first of it. An error comes again with the next look at the stream.
+                self.offer(&mut outbox, None).unwrap_or_default();
+            }
             outbox.gauge(&self.profile.metrics);
+        }
+        if outbox.blocked || !outbox.queue.is_empty() {
             drop(outbox);
             self.wake();
         }
@@ -324,19 +334,34 @@ impl Socket {
                 self.phase.set(Phase::Answered { code, until });
                 self.turn.deadline(self, until);
             }
-            Phase::Closing { cause, code, .. } => self.end(cause, Some(code)),
+            Phase::Closing { cause, code, .. } => self.part(cause, Some(code)),
             Phase::Answered { .. } | Phase::Ended { .. } => (),
         }
     }
 
     /// Ends the socket without further exchange.
     pub(super) fn end(&self, cause: Cause, code: Option<CloseCode>) {
-        match self.phase.get() {
-            Phase::Open => self.phase.set(Phase::Ended { cause, code }),
-            Phase::Closing { cause, code, .. } => self.phase.set(Phase::Ended { cause, code: Some(code) }),
-            Phase::Answered { code, .. } => self.phase.set(Phase::Ended { cause: Cause::Client, code }),
-            Phase::Ended { .. } => return,
+        self.end_until(cause, code, None);
+    }
+
+    /// Ends the socket of a client that is there: as far as the stream below has a farewell, it is waited for.
+    pub(super) fn part(&self, cause: Cause, code: Option<CloseCode>) {
+        if self.transport.leave() == Leave::Drop {
+            return self.end(cause, code);
         }
+        let until = Instant::now() + CLOSE_TIMEOUT;
+        self.end_until(cause, code, Some(until));
+        self.turn.deadline(self, until);
+    }
+
+    fn end_until(&self, cause: Cause, code: Option<CloseCode>, until: Option<Instant>) {
+        let (cause, code) = match self.phase.get() {
+            Phase::Open => (cause, code),
+            Phase::Closing { cause, code, .. } => (cause, Some(code)),
+            Phase::Answered { code, .. } => (Cause::Client, code),
+            Phase::Ended { .. } => return,
+        };
+        self.phase.set(Phase::Ended { cause, code, until });
         self.wake();
     }
 
@@ -348,7 +373,7 @@ impl Socket {
             drop(outbox);
             return self.wake();
         }
-        if let Err(error) = outbox.flush(&self.profile.metrics, |parts| self.transport.try_write(parts)) {
+        if let Err(error) = self.offer(&mut outbox, None) {
             drop(outbox);
             if error.kind() == io::ErrorKind::WouldBlock {
                 self.wake();
@@ -386,27 +411,55 @@ impl Socket {
         }
     }
 
-    /// Gives up on what is queued.
+    /// Takes leave of the client, once there is nothing else to send; true when nothing more is to be waited for.
+    /// Otherwise the task is woken when it goes on, and when the time for it is over.
+    ///
+    /// `read` reads once, for those streams whose client takes leave too, and throws away what comes.
+    pub(super) fn poll_left(
+        &self,
+        context: &mut Context<'_>,
+        read: impl FnOnce(&mut Context<'_>) -> Poll<()>,
+    ) -> Poll<()> {
+        let leave = self.transport.leave();
+        if leave == Leave::Drop {
+            return Poll::Ready(());
+        }
+        // A client that is gone already needs no telling.
+        let told = self.transport.poll_shutdown(context);
+        let until = match self.phase.get() {
+            Phase::Answered { until, .. } => Some(until),
+            Phase::Ended { until, .. } => until,
+            Phase::Open | Phase::Closing { .. } => None,
+        };
+        if until.is_none_or(|until| until <= Instant::now()) {
+            return Poll::Ready(());
+        }
+        match told {
+            Poll::Pending => Poll::Pending,
+            Poll::Ready(Ok(())) if leave == Leave::ShutdownAndDrain => read(context),
+            Poll::Ready(_) => Poll::Ready(()),
+        }
+    }
+
+    /// Gives up on what is queued, and on taking leave.
     pub(super) fn abandon(&self) {
         self.outbox.borrow_mut().clear(&self.profile.metrics);
+        match self.phase.get() {
+            Phase::Answered { code, .. } => {
+                self.phase.set(Phase::Ended { cause: Cause::Client, code, until: None });
+            }
+            Phase::Ended { cause, code, .. } => self.phase.set(Phase::Ended { cause, code, until: None }),
+            Phase::Open | Phase::Closing { .. } => (),
+        }
         self.wake();
     }
 
     fn poll_flushed(&self, context: &mut Context<'_>) -> Poll<()> {
         let mut outbox = self.outbox.borrow_mut();
-        if outbox.queue.is_empty() {
+        if outbox.queue.is_empty() && !self.transport.is_behind() {
             return Poll::Ready(());
         }
-        let (blocked, waiting) = (outbox.blocked, outbox.bytes);
-        let flushed =
-            outbox.flush(&self.profile.metrics, |parts| match self.transport.poll_write(context, parts) {
-                Poll::Ready(written) => written,
-                Poll::Pending => Err(io::ErrorKind::WouldBlock.into()),
-            });
-        if blocked && outbox.bytes < waiting {
-            // The client has taken what filled the kernel: it is slow, not dead.
-            self.heard_at.set(Instant::now());
-        }
+        let flushed = self.offer(&mut outbox, Some(context));
         match flushed {
             Ok(()) => Poll::Ready(()),
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => Poll::Pending,
@@ -417,6 +470,17 @@ impl Socket {
                 Poll::Ready(())
             }
         }
+    }
+
+    /// Offers what is queued to the stream below.
+    fn offer(&self, outbox: &mut Outbox, context: Option<&mut Context<'_>>) -> io::Result<()> {
+        let (blocked, waiting, sent) = (outbox.blocked, outbox.bytes, self.transport.sent());
+        let flushed = outbox.flush(&self.profile.metrics, &self.transport, context);
+        if blocked && (outbox.bytes < waiting || self.transport.sent() != sent) {
+            // The client has taken what filled the kernel: it is slow, not dead.
+            self.heard_at.set(Instant::now());
+        }
+        flushed
     }
 
     fn queue(self: &Rc<Self>, opcode: OpCode, payload: &[u8]) {
@@ -446,26 +510,29 @@ impl Drop for Socket {
 }
 
 impl Outbox {
-    /// Writes until everything is with the kernel, or fails, with `WouldBlock` when the kernel is full.
+    /// Writes until everything is with the kernel, or fails, with `WouldBlock` when it takes no more.
     fn flush(
         &mut self,
         metrics: &RouteMetrics,
-        write: impl FnMut(&[IoSlice<'_>]) -> io::Result<usize>,
+        transport: &Transport,
+        mut context: Option<&mut Context<'_>>,
     ) -> io::Result<()> {
-        let flushed = self.write_all(write);
-        self.blocked = matches!(&flushed, Err(error) if error.kind() == io::ErrorKind::WouldBlock);
+        let written = self.write_all(transport, context.as_deref_mut());
+        let flushed = written.and_then(|()| transport.flush(context));
+        let is_full = matches!(&flushed, Err(error) if error.kind() == io::ErrorKind::WouldBlock);
+        self.blocked = is_full && transport.is_blocked();
         self.gauge(metrics);
         flushed
     }
 
-    fn write_all(&mut self, mut write: impl FnMut(&[IoSlice<'_>]) -> io::Result<usize>) -> io::Result<()> {
+    fn write_all(&mut self, transport: &Transport, mut context: Option<&mut Context<'_>>) -> io::Result<()> {
         while !self.queue.is_empty() {
             let written = if let (1, Some(only)) = (self.queue.len(), self.queue.front()) {
-                write(&[IoSlice::new(only)])?
+                transport.write(context.as_deref_mut(), &[IoSlice::new(only)])?
             } else {
                 let slices: Vec<_> =
                     self.queue.iter().take(SLICES_MAX).map(|part| IoSlice::new(part)).collect();
-                write(&slices)?
+                transport.write(context.as_deref_mut(), &slices)?
             };
             if written == 0 {
                 return Err(io::ErrorKind::WriteZero.into());
@@ -513,3 +580,6 @@ impl Outbox {
         self.bytes = self.queue.iter().map(Bytes::len).sum();
     }
 }
+
+#[cfg(test)]
+mod tests;

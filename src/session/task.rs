@@ -105,7 +105,7 @@ impl Future for Session {
             match readiness {
                 Readiness::Read => (),
                 Readiness::Wait => return Poll::Pending,
-                Readiness::Ended => return Poll::Ready(()),
+                Readiness::Ended => return self.poll_left(context),
             }
             if self.broken {
                 self.socket.shut_when_flushed(context);
@@ -116,7 +116,7 @@ impl Future for Session {
                     Poll::Pending => return Poll::Pending,
                     Poll::Ready(Err(_)) => self.socket.end(Cause::ClientGone, None),
                     Poll::Ready(Ok(())) if read_buf.filled().is_empty() => {
-                        self.socket.end(Cause::ClientGone, None);
+                        self.socket.part(Cause::ClientGone, None);
                     }
                     Poll::Ready(Ok(())) => self.on_bytes(read_buf.filled_mut()),
                 }
@@ -132,6 +132,26 @@ impl Future for Session {
 }
 
 impl Session {
+    /// Takes leave of the client. What still comes from it is thrown away.
+    fn poll_left(&self, context: &mut Context<'_>) -> Poll<()> {
+        self.socket.poll_left(context, |context| {
+            for _ in 0..READS_A_TURN_MAX {
+                let ended = self.worker.with_read_buffer(|buffer| {
+                    let mut read_buf = ReadBuf::new(buffer);
+                    let read = self.socket.transport().poll_read(context, &mut read_buf);
+                    read.map(|read| read.is_err() || read_buf.filled().is_empty())
+                });
+                match ended {
+                    Poll::Ready(true) => return Poll::Ready(()),
+                    Poll::Ready(false) => (),
+                    Poll::Pending => return Poll::Pending,
+                }
+            }
+            context.waker().wake_by_ref();
+            Poll::Pending
+        })
+    }
+
     /// Handles all that is complete in what came.
     fn on_bytes(&mut self, bytes: &mut [u8]) {
         if bytes.is_empty() {
@@ -200,7 +220,7 @@ impl Drop for Session {
         }
         self.worker.leave(socket);
         let (cause, code) = match socket.phase() {
-            Phase::Ended { cause, code } => (cause, code),
+            Phase::Ended { cause, code, .. } => (cause, code),
             Phase::Answered { code, .. } => (Cause::Client, code),
             Phase::Closing { cause, code, .. } => (cause, Some(code)),
             Phase::Open => (Cause::Internal, None),

@@ -6,6 +6,7 @@ use std::collections::{BinaryHeap, HashMap};
 use std::fmt;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use tokio::time;
@@ -323,6 +324,8 @@ impl Worker {
             socket.close(CloseCode::SERVICE_RESTART, "restart", Cause::Shutdown);
             socket.flush();
             socket.end(Cause::Shutdown, None);
+            // There is no time to wait for what comes of it.
+            let _left = socket.poll_left(&mut Context::from_waker(Waker::noop()), |_| Poll::Ready(()));
         }
     }
 }
@@ -383,7 +386,13 @@ impl Turn {
 fn tick(socket: &Rc<Socket>, now: Instant) -> Option<Instant> {
     match socket.phase() {
         Phase::Open => (),
-        Phase::Closing { until, .. } | Phase::Answered { until, .. } if now < until => return Some(until),
+        Phase::Closing { until, .. }
+        | Phase::Answered { until, .. }
+        | Phase::Ended { until: Some(until), .. }
+            if now < until =>
+        {
+            return Some(until);
+        }
         Phase::Closing { .. } => {
             socket.end(Cause::ClientGone, None);
             return None;
