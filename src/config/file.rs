@@ -3,6 +3,7 @@
 //! Every value keeps the place where it stands. Whatever does not have the right shape is reported and left
 //! out, so that one mistake does not hide the next; `compile` then applies the rules.
 
+use core::ops::RangeInclusive;
 use core::time::Duration;
 
 use toml::Spanned;
@@ -15,7 +16,7 @@ use crate::config::{LogFormat, LogLevel};
 use crate::handler::Format;
 use crate::listener::ProxyProtocol;
 use crate::request::{ForwardedHeaders, NoOrigin};
-use crate::session::FullQueue;
+use crate::session::{FullQueue, OverRate};
 
 /// `routes.toml`.
 #[derive(Debug)]
@@ -97,6 +98,19 @@ pub(super) struct SharedKeys {
     pub(super) max_message: Option<At<u64>>,
     pub(super) queue_bytes: Option<At<u64>>,
     pub(super) queue_full: Option<At<FullQueue>>,
+    /// `None` inside is `"off"`, here and below.
+    pub(super) rate: Option<At<Option<RateTable>>>,
+    pub(super) max_age: Option<At<Option<Duration>>>,
+    pub(super) idle: Option<At<Option<Duration>>>,
+}
+
+/// `rate`.
+#[derive(Debug)]
+pub(super) struct RateTable {
+    pub(super) messages: Option<At<u64>>,
+    pub(super) per: Option<At<Duration>>,
+    pub(super) burst: Option<At<u64>>,
+    pub(super) over: Option<At<OverRate>>,
 }
 
 /// `[[route]]`.
@@ -191,6 +205,9 @@ pub(super) const CLIENT_AUTH: Words<ClientAuthWord> = Words {
     aliases: &[],
     later: &[],
 };
+
+pub(super) const OVER_RATE: Words<OverRate> =
+    Words { now: &[("close", OverRate::Close), ("drop", OverRate::Drop)], aliases: &[], later: &[] };
 
 pub(super) const TRUSTED_HEADERS: Words<ForwardedHeaders> = Words {
     now: &[
@@ -299,8 +316,8 @@ const LAYER: Kind = Kind {
 
 const DEFAULTS: Kind = Kind {
     name: "[defaults]",
-    keys: &["hosts", "origins", "no_origin", "ping", "max_message", "queue"],
-    later: &["on_change", "auth", "rate", "max_age", "idle"],
+    keys: &["hosts", "origins", "no_origin", "ping", "max_message", "queue", "rate", "max_age", "idle"],
+    later: &["on_change", "auth"],
     foreign: &[
         ("allowed_hosts", "it is `hosts` here"),
         ("allowed_origins", "it is `origins` here"),
@@ -322,6 +339,9 @@ const ROUTE: Kind = Kind {
         "ping",
         "max_message",
         "queue",
+        "rate",
+        "max_age",
+        "idle",
         "subprotocols",
         "group",
         "format",
@@ -335,13 +355,16 @@ const ROUTE: Kind = Kind {
         "headers",
         "location",
     ],
-    later: &["on_change", "auth", "rate", "max_age", "idle", "upstream", "try_files", "root", "channel"],
+    later: &["on_change", "auth", "upstream", "try_files", "root", "channel"],
     foreign: DEFAULTS.foreign,
 };
 
 const PING: Kind = Kind { name: "`ping`", keys: &["every", "timeout"], later: &[], foreign: &[] };
 
 const QUEUE: Kind = Kind { name: "`queue`", keys: &["bytes", "full"], later: &[], foreign: &[] };
+
+const RATE: Kind =
+    Kind { name: "`rate`", keys: &["messages", "per", "burst", "over"], later: &[], foreign: &[] };
 
 const RECEIVE: Kind = Kind { name: "`receive`", keys: &["type", "pick"], later: &[], foreign: &[] };
 
@@ -549,6 +572,8 @@ fn layer(table: &Table<'_>) -> LayerTable {
 }
 
 const HOUR: Duration = Duration::from_hours(1);
+/// From the step of the timers to a month.
+const LIFE: RangeInclusive<Duration> = Duration::from_millis(100)..=Duration::from_hours(720);
 
 fn shared(table: &Table<'_>) -> SharedKeys {
     let ping = table.table("ping", &PING);
@@ -564,7 +589,31 @@ fn shared(table: &Table<'_>) -> SharedKeys {
         max_message: table.size("max_message", 1..=64 << 20),
         queue_bytes: queue.as_ref().and_then(|queue| queue.size("bytes", 1..=1 << 30)),
         queue_full: queue.as_ref().and_then(|queue| queue.word("full", &QUEUE_FULL)),
+        rate: rate(table),
+        max_age: table.duration_or_off("max_age", LIFE),
+        idle: table.duration_or_off("idle", LIFE),
     }
+}
+
+fn rate(table: &Table<'_>) -> Option<At<Option<RateTable>>> {
+    if let Some(off) = table.off("rate") {
+        return Some(off);
+    }
+    let value = table.get("rate")?;
+    if !matches!(value.get_ref(), DeValue::Table(_)) {
+        let help = "write `{ messages = 50, per = \"1s\" }`, or `\"off\"`".to_owned();
+        table.wrong("rate", value, "a table", Some(help));
+        return None;
+    }
+    let rate = table.table("rate", &RATE)?;
+    rate.require("messages");
+    let messages = 1..=1_000_000;
+    Some(rate.at(Some(RateTable {
+        messages: rate.count("messages", messages.clone()),
+        per: rate.duration("per", Duration::from_millis(10)..=HOUR),
+        burst: rate.count("burst", messages),
+        over: rate.word("over", &OVER_RATE),
+    })))
 }
 
 fn route(table: &Table<'_>) -> RouteTable {
@@ -655,6 +704,7 @@ pub(super) fn all_keys() -> impl Iterator<Item = &'static str> {
         &ROUTE,
         &PING,
         &QUEUE,
+        &RATE,
         &RECEIVE,
         &DELIVER_ENTRY,
     ];

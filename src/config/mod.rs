@@ -22,7 +22,7 @@ use crate::request::{
     ForwardedHeaders, HeadSizes, HostPattern, LimitSettings, OriginPolicy, TrustedProxies, TrustedProxy,
 };
 use crate::route::Pattern;
-use crate::session::{Ping, Queue};
+use crate::session::{Ping, Queue, Rate};
 
 pub use self::diagnostic::{Code, Diagnostic, Diagnostics, Severity};
 pub use self::print::print;
@@ -260,6 +260,12 @@ pub struct RouteConfig {
     pub message_bytes_max: usize,
     /// What waits to be written to one socket.
     pub queue: Queue,
+    /// How much one client may send.
+    pub rate: Option<Rate>,
+    /// How old a socket may get.
+    pub age_max: Option<Duration>,
+    /// How long nothing may be said on a socket.
+    pub idle_max: Option<Duration>,
     /// The subprotocols it speaks; the order of what the client offers decides.
     pub subprotocols: Vec<String>,
     /// What it does with those it takes.

@@ -1,17 +1,19 @@
 //! The configuration in force as a file again: every default written out, secrets masked.
 
+use core::time::Duration;
 use std::fmt::Write as _;
 
 use http::{HeaderMap, header};
 
 use crate::config::file::{
-    CLIENT_AUTH, ClientAuthWord, FORMATS, LOG_FORMATS, LOG_LEVELS, NO_ORIGIN, PROXY_PROTOCOL, QUEUE_FULL,
-    SERIALIZER_FORMATS, TRUSTED_HEADERS,
+    CLIENT_AUTH, ClientAuthWord, FORMATS, LOG_FORMATS, LOG_LEVELS, NO_ORIGIN, OVER_RATE, PROXY_PROTOCOL,
+    QUEUE_FULL, SERIALIZER_FORMATS, TRUSTED_HEADERS,
 };
 use crate::config::units::{format_duration, format_size};
 use crate::config::{Config, HandlerConfig, LayerConfig, ListenerConfig, RouteConfig, ServerConfig};
 use crate::handler::{Format, Respond, Room};
 use crate::listener::Certificate;
+use crate::session::Rate;
 
 /// The configuration as a file that reads as the same again, but for the secrets: each is `***`.
 pub fn print(config: &Config) -> String {
@@ -120,6 +122,9 @@ impl Printer {
             self.line("max_message", &size(route.message_bytes_max));
             let full = quoted(QUEUE_FULL.word(route.queue.full));
             self.line("queue", &table(&[("bytes", size(route.queue.bytes_max)), ("full", full)]));
+            self.line("rate", &rate(route.rate.as_ref()));
+            self.line("max_age", &duration_or_off(route.age_max));
+            self.line("idle", &duration_or_off(route.idle_max));
             self.line("subprotocols", &list(&route.subprotocols));
         }
         match &route.handler {
@@ -175,6 +180,20 @@ fn headers(headers: &HeaderMap) -> String {
         .map(|(name, value)| (quoted(name.as_str()), quoted(&String::from_utf8_lossy(value.as_bytes()))))
         .collect();
     table(&entries)
+}
+
+fn rate(rate: Option<&Rate>) -> String {
+    let Some(rate) = rate else { return quoted("off") };
+    table(&[
+        ("messages", rate.messages.to_string()),
+        ("per", quoted(&format_duration(rate.per))),
+        ("burst", rate.burst.to_string()),
+        ("over", quoted(OVER_RATE.word(rate.over))),
+    ])
+}
+
+fn duration_or_off(duration: Option<Duration>) -> String {
+    quoted(&duration.map_or_else(|| "off".to_owned(), format_duration))
 }
 
 fn size(bytes: usize) -> String {

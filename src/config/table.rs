@@ -187,6 +187,25 @@ impl<'a> Table<'a> {
         Some(at)
     }
 
+    /// A duration, or `"off"`, which is `None` inside.
+    pub(super) fn duration_or_off(
+        &self,
+        key: &str,
+        range: RangeInclusive<Duration>,
+    ) -> Option<At<Option<Duration>>> {
+        self.off(key).or_else(|| {
+            let At { value, span } = self.duration(key, range)?;
+            Some(At { value: Some(value), span })
+        })
+    }
+
+    /// The word `"off"`; anything else is for the caller to read.
+    pub(super) fn off<T>(&self, key: &str) -> Option<At<Option<T>>> {
+        let value = self.get(key)?;
+        matches!(value.get_ref(), DeValue::String(text) if text == "off")
+            .then(|| At { value: None, span: value.span() })
+    }
+
     pub(super) fn size(&self, key: &str, range: RangeInclusive<u64>) -> Option<At<u64>> {
         let example = |number: &str| number.parse().map_or_else(|_| "64KiB".to_owned(), format_size);
         let at = self.quantity(key, "size", "B, KiB, MiB or GiB", parse_size, example)?;

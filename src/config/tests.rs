@@ -5,6 +5,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::request::{Host, NoOrigin};
+use crate::session::OverRate;
 
 const REFERENCE: &str = include_str!("../../routes.toml");
 
@@ -532,6 +533,165 @@ fn a_queue_holds_at_least_one_message() {
           |
           = help: make `queue.bytes` at least as large as `max_message`
         "#);
+}
+
+#[test]
+fn a_limit_of_sockets_that_makes_no_sense_says_why() {
+    assert_snapshot!(beside("[defaults]\nrate = { messages = 50, burst = 20 }\n"), @r#"
+        error[E011]: a burst of 20 is less than the 50 messages
+         --> routes.toml:3:33
+          |
+        3 | rate = { messages = 50, burst = 20 }
+          |                     --          ^^
+          |                     |
+          |                     the messages
+          |
+          = help: leave `burst` out to let as many pass at once as in each `per`
+        "#);
+    assert_snapshot!(in_room("path = '/'\nrate = { per = '1ms', burst = 0, over = 'kill', every = 1 }\n"), @r#"
+        error[E006]: this `rate` has no `messages`
+         --> routes.toml:6:8
+          |
+        6 | rate = { per = '1ms', burst = 0, over = 'kill', every = 1 }
+          |        ^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^
+
+        error[E009]: `per` is 1ms, which is out of range
+         --> routes.toml:6:16
+          |
+        6 | rate = { per = '1ms', burst = 0, over = 'kill', every = 1 }
+          |                ^^^^^ allowed is 10ms to 1h
+
+        error[E009]: `burst` is 0, which is out of range
+         --> routes.toml:6:31
+          |
+        6 | rate = { per = '1ms', burst = 0, over = 'kill', every = 1 }
+          |                               ^ allowed is 1 to 1000000
+
+        error[E007]: `over` cannot be `kill`
+         --> routes.toml:6:41
+          |
+        6 | rate = { per = '1ms', burst = 0, over = 'kill', every = 1 }
+          |                                         ^^^^^^
+          |
+          = help: write `close` or `drop`
+
+        error[E003]: unknown key `every` in `rate`
+         --> routes.toml:6:49
+          |
+        6 | rate = { per = '1ms', burst = 0, over = 'kill', every = 1 }
+          |                                                 ^^^^^
+          |
+          = help: the keys are `messages`, `per`, `burst` or `over`
+        "#);
+}
+
+#[test]
+fn a_limit_of_sockets_has_its_shape_and_its_range() {
+    assert_snapshot!(beside("[defaults]\nrate = 50\nmax_age = '0s'\nidle = 'never'\n"), @r#"
+        error[E005]: `rate` is a table, not a number
+         --> routes.toml:3:8
+          |
+        3 | rate = 50
+          |        ^^
+          |
+          = help: write `{ messages = 50, per = "1s" }`, or `"off"`
+
+        error[E009]: `max_age` is 0s, which is out of range
+         --> routes.toml:4:11
+          |
+        4 | max_age = '0s'
+          |           ^^^^ allowed is 100ms to 720h
+
+        error[E008]: `never` is no duration
+         --> routes.toml:5:8
+          |
+        5 | idle = 'never'
+          |        ^^^^^^^
+          |
+          = help: write a whole number and a unit, ms, s, m or h, as one string
+        "#);
+    assert_snapshot!(beside("[defaults]\nrate = {}\nmax_age = '31d'\nidle = '721h'\n"), @r#"
+        error[E006]: this `rate` has no `messages`
+         --> routes.toml:3:8
+          |
+        3 | rate = {}
+          |        ^^
+
+        error[E008]: `31d` is no duration
+         --> routes.toml:4:11
+          |
+        4 | max_age = '31d'
+          |           ^^^^^
+          |
+          = help: write a whole number and a unit, ms, s, m or h, as one string
+
+        error[E009]: `idle` is 721h, which is out of range
+         --> routes.toml:5:8
+          |
+        5 | idle = '721h'
+          |        ^^^^^^ allowed is 100ms to 720h
+        "#);
+    assert_snapshot!(in_respond("rate = 'off'\nidle = '5m'\n"), @r#"
+        error[E010]: `rate` has no use in a route with `handler = "respond"`
+         --> routes.toml:6:1
+          |
+        4 | handler = 'respond'
+          |           --------- the handler
+        5 | path = '/'
+        6 | rate = 'off'
+          | ^^^^
+          |
+          = help: it belongs to `room` or `echo`
+
+        error[E010]: `idle` has no use in a route with `handler = "respond"`
+         --> routes.toml:7:1
+          |
+        4 | handler = 'respond'
+          |           --------- the handler
+        ...
+        7 | idle = '5m'
+          | ^^^^
+          |
+          = help: it belongs to `room` or `echo`
+        "#);
+}
+
+#[test]
+fn the_limits_of_sockets_are_off_unless_they_are_set() {
+    let config = config(
+        "version = 1
+[defaults]
+rate = { messages = 5 }
+idle = '5m'
+[[route]]
+name = 'defaults'
+path = '/a'
+handler = 'echo'
+[[route]]
+name = 'own'
+path = '/b'
+handler = 'echo'
+rate = { messages = 10, per = '1m', burst = 20, over = 'drop' }
+max_age = '23h'
+[[route]]
+name = 'off'
+path = '/c'
+handler = 'echo'
+rate = 'off'
+idle = 'off'
+",
+    );
+    let minutes = Duration::from_mins;
+    let cases = [
+        // messages, per, burst and what is done beyond; max_age; idle
+        (Some((5, Duration::from_secs(1), 5, OverRate::Close)), None, Some(minutes(5))),
+        (Some((10, minutes(1), 20, OverRate::Drop)), Some(minutes(23 * 60)), Some(minutes(5))),
+        (None, None, None),
+    ];
+    for (route, wanted) in config.routes.iter().zip(cases) {
+        let rate = route.rate.map(|rate| (rate.messages.get(), rate.per, rate.burst.get(), rate.over));
+        assert_eq!((rate, route.age_max, route.idle_max), wanted, "{}", route.name);
+    }
 }
 
 #[test]
@@ -1931,6 +2091,9 @@ fn what_is_left_out_has_a_default() {
         ping = { every = "20s", timeout = "30s" }
         max_message = "64KiB"
         queue = { bytes = "1MiB", full = "close" }
+        rate = "off"
+        max_age = "off"
+        idle = "off"
         subprotocols = []
         "#);
 }
@@ -2002,6 +2165,8 @@ serializer_format = "json"
 [defaults]
 hosts = ["*"]
 origins = ["https://app.example.com:8443", ".example.com"]
+rate = { messages = 50, per = "10s", burst = 100, over = "drop" }
+max_age = "23h"
 
 [[route]]
 name = "chat"
@@ -2011,6 +2176,8 @@ group = "chat_{room_name}"
 receive = { type = "chat.message", pick = ["message", "colour"] }
 deliver = { "chat.message" = { pick = ["message"] }, "chat.join" = { pick = ["who"] } }
 subprotocols = ["v2.chat", "chat"]
+rate = "off"
+idle = "90s"
 
 [[route]]
 name = "lines"
@@ -2045,6 +2212,7 @@ headers = { x-reason = "moved" }
 "#;
 
 #[test]
+#[expect(clippy::too_many_lines, reason = "all that is printed")]
 fn what_is_printed_reads_as_the_same_again() {
     let printed = print(&config(FULL));
     assert_snapshot!(printed, @r#"
@@ -2088,6 +2256,9 @@ fn what_is_printed_reads_as_the_same_again() {
         ping = { every = "20s", timeout = "30s" }
         max_message = "64KiB"
         queue = { bytes = "1MiB", full = "close" }
+        rate = "off"
+        max_age = "23h"
+        idle = "90s"
         subprotocols = ["v2.chat", "chat"]
         group = "chat_{room_name}"
         format = "json"
@@ -2105,6 +2276,9 @@ fn what_is_printed_reads_as_the_same_again() {
         ping = { every = "20s", timeout = "30s" }
         max_message = "64KiB"
         queue = { bytes = "1MiB", full = "close" }
+        rate = { messages = 50, per = "10s", burst = 100, over = "drop" }
+        max_age = "23h"
+        idle = "off"
         subprotocols = []
         group = "lines"
         format = "text"
@@ -2124,6 +2298,9 @@ fn what_is_printed_reads_as_the_same_again() {
         ping = { every = "20s", timeout = "30s" }
         max_message = "64KiB"
         queue = { bytes = "1MiB", full = "close" }
+        rate = { messages = 50, per = "10s", burst = 100, over = "drop" }
+        max_age = "23h"
+        idle = "off"
         subprotocols = []
         group = "raw"
         format = "raw"

@@ -70,6 +70,9 @@ impl Assembly {
                     ping: route.ping,
                     message_bytes_max: route.message_bytes_max,
                     queue: route.queue,
+                    rate: route.rate,
+                    age_max: route.age_max,
+                    idle_max: route.idle_max,
                     metrics: self.sessions.route(&name),
                 }))
             };

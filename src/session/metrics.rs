@@ -37,6 +37,7 @@ pub struct Metrics {
     sent_bytes: IntCounterVec,
     queued: IntGaugeVec,
     dropped: IntCounterVec,
+    rate_limited: IntCounterVec,
     faults: IntCounterVec,
     refused: IntCounterVec,
     rooms: IntGaugeVec,
@@ -63,6 +64,7 @@ pub struct RouteMetrics {
     pub(super) queued_bytes: IntGauge,
     pub(super) dropped_full: IntCounter,
     pub(super) dropped_closing: IntCounter,
+    pub(super) rate_limited: IntCounter,
     faults: [IntCounter; Fault::ALL.len()],
     refused: [IntCounter; Refusal::ALL.len()],
     pub(super) rooms: IntGauge,
@@ -153,6 +155,11 @@ impl Metrics {
                 "Messages that a socket missed",
                 &["route", "reason"],
             )?,
+            rate_limited: counters(
+                "anteroom_websocket_rate_limited_total",
+                "Messages from clients beyond the rate of their route",
+                &["route"],
+            )?,
             faults: counters(
                 "anteroom_websocket_messages_faulty_total",
                 "Messages from clients that the handler could not use",
@@ -228,7 +235,7 @@ impl Metrics {
         for gauges in [&self.connections, &self.queued, &self.rooms] {
             gauges.remove_label_values(&[route]).unwrap_or_else(gone);
         }
-        for counters in [&self.received_bytes, &self.sent_bytes, &self.broadcasts] {
+        for counters in [&self.received_bytes, &self.sent_bytes, &self.broadcasts, &self.rate_limited] {
             counters.remove_label_values(&[route]).unwrap_or_else(gone);
         }
         self.durations.remove_label_values(&[route]).unwrap_or_else(gone);
@@ -262,6 +269,7 @@ impl Metrics {
             queued_bytes: self.queued.with_label_values(&[route]),
             dropped_full: self.dropped.with_label_values(&[route, "queue_full"]),
             dropped_closing: self.dropped.with_label_values(&[route, "closing"]),
+            rate_limited: self.rate_limited.with_label_values(&[route]),
             faults: Fault::ALL.map(|fault| self.faults.with_label_values(&[route, fault.label()])),
             refused: Refusal::ALL.map(|refusal| self.refused.with_label_values(&[route, refusal.label()])),
             rooms: self.rooms.with_label_values(&[route]),

@@ -5,6 +5,7 @@
 //! whatever came in during one turn leaves in one write per socket.
 
 mod profile;
+mod rate;
 mod worker;
 mod inbox;
 mod room;
@@ -16,6 +17,7 @@ mod metrics;
 pub use inbox::WorkerInbox;
 pub use metrics::{Metrics, RouteMetrics};
 pub use profile::{FullQueue, Ping, Profile, Queue};
+pub use rate::{OverRate, Rate};
 pub use room::Seat;
 pub use task::Admission;
 pub use transport::{Duplex, Transport};

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::handler::Handler;
-use crate::session::RouteMetrics;
+use crate::session::{Rate, RouteMetrics};
 
 /// The settings of the sockets of one route. A socket keeps the profile that it was admitted with.
 #[derive(Debug)]
@@ -19,6 +19,12 @@ pub struct Profile {
     pub message_bytes_max: usize,
     /// What may wait for a client that reads slowly.
     pub queue: Queue,
+    /// How much a client may say; `None` for as much as it likes.
+    pub rate: Option<Rate>,
+    /// How old a socket may get, give or take a tenth.
+    pub age_max: Option<Duration>,
+    /// How long nothing may be said, by either side.
+    pub idle_max: Option<Duration>,
     /// Handles resolved when the route was loaded.
     pub metrics: Arc<RouteMetrics>,
 }

@@ -28,6 +28,10 @@ pub(super) const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
 /// Buffers handed to the kernel in one call; it takes 1,024 at most.
 const SLICES_MAX: usize = 64;
 
+/// How old a socket gets, as parts of what its route says: a tenth less to a tenth more.
+const AGE_LEAST: f64 = 0.9;
+const AGE_SPREAD: f64 = 0.2;
+
 /// One open WebSocket.
 #[derive(Debug)]
 pub(super) struct Socket {
@@ -51,6 +55,10 @@ pub(super) struct Socket {
     pub(super) heard_at: Cell<Instant>,
     /// When a ping was sent that is not answered yet.
     pub(super) pinged_at: Cell<Option<Instant>>,
+    /// When anything was last said, by either side. Kept only where that has a limit.
+    pub(super) spoke_at: Cell<Instant>,
+    /// When the socket gets too old.
+    pub(super) expires_at: Option<Instant>,
     /// When the drain closes this socket.
     pub(super) drain_at: Cell<Option<Instant>>,
     /// The entry of the worker's timers that counts; others of this socket are stale. 0 for none.
@@ -105,6 +113,12 @@ pub(super) enum Cause {
     Slow,
     /// No sign of life after a ping.
     PingTimeout,
+    /// It got as old as a socket of its route may.
+    MaxAge,
+    /// Nothing was said for too long.
+    Idle,
+    /// The client said too much.
+    Rate,
     /// A message above the limit.
     TooBig,
     /// The client broke RFC 6455.
@@ -115,13 +129,16 @@ pub(super) enum Cause {
 
 impl Cause {
     /// Every cause.
-    pub(super) const ALL: [Self; 9] = [
+    pub(super) const ALL: [Self; 12] = [
         Self::Client,
         Self::ClientGone,
         Self::Shutdown,
         Self::Application,
         Self::Slow,
         Self::PingTimeout,
+        Self::MaxAge,
+        Self::Idle,
+        Self::Rate,
         Self::TooBig,
         Self::Protocol,
         Self::Internal,
@@ -136,6 +153,9 @@ impl Cause {
             Self::Application => "application",
             Self::Slow => "slow",
             Self::PingTimeout => "ping_timeout",
+            Self::MaxAge => "max_age",
+            Self::Idle => "idle",
+            Self::Rate => "rate",
             Self::TooBig => "too_big",
             Self::Protocol => "protocol",
             Self::Internal => "internal",
@@ -178,6 +198,9 @@ impl Socket {
         group: Option<GroupName>,
         state: State,
     ) -> Rc<Self> {
+        let now = Instant::now();
+        // Sockets that came together, after a restart of the other end, do not go together.
+        let age_max = profile.age_max.map(|age| age.mul_f64(AGE_LEAST + AGE_SPREAD * fastrand::f64()));
         Rc::new(Self {
             id,
             transport,
@@ -190,7 +213,9 @@ impl Socket {
             reader: RefCell::default(),
             attended: Cell::new(false),
             place: Cell::new(0),
-            heard_at: Cell::new(Instant::now()),
+            heard_at: Cell::new(now),
+            spoke_at: Cell::new(now),
+            expires_at: age_max.map(|age| now + age),
             pinged_at: Cell::new(None),
             drain_at: Cell::new(None),
             timer_step: Cell::new(0),
@@ -262,6 +287,7 @@ impl Socket {
         }
         self.tally.sent.set(self.tally.sent.get() + messages);
         self.tally.sent_bytes.set(self.tally.sent_bytes.get() + payload_bytes);
+        self.spoke();
         if !rest.is_empty() {
             outbox.bytes += rest.len();
             outbox.queue.push_back(rest);
@@ -288,7 +314,15 @@ impl Socket {
         metrics.sent_bytes.inc_by(payload.len() as u64);
         self.tally.sent.set(self.tally.sent.get() + 1);
         self.tally.sent_bytes.set(self.tally.sent_bytes.get() + payload.len() as u64);
+        self.spoke();
         self.queue(opcode, payload);
+    }
+
+    /// Notes that something was said.
+    pub(super) fn spoke(&self) {
+        if self.profile.idle_max.is_some() {
+            self.spoke_at.set(Instant::now());
+        }
     }
 
     /// Answers a ping. A client that reads nothing gets no more answers: its queue is bounded too.

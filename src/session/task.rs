@@ -6,6 +6,7 @@ use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use tokio::io::ReadBuf;
 use tokio::time::Instant;
@@ -14,8 +15,9 @@ use crate::channel_layer::GroupName;
 use crate::handler;
 use crate::listener::OpenConn;
 use crate::scope::{ClientAddr, Scope};
+use crate::session::rate::Bucket;
 use crate::session::socket::{Cause, Phase, Readiness, Socket};
-use crate::session::{Profile, Seat, Transport, Worker};
+use crate::session::{OverRate, Profile, Seat, Transport, Worker};
 use crate::websocket::{CloseCode, Decoder, Event, ProtocolError};
 
 /// What the log has for a close frame without a code, and for no close frame at all. Rule: RFC 6455 section 7.4.1.
@@ -61,6 +63,7 @@ impl Worker {
             worker: Rc::clone(self),
             socket,
             decoder: Decoder::new(),
+            bucket: Bucket::default(),
             broken: false,
             seat,
             conn_id,
@@ -84,6 +87,8 @@ struct Session {
     worker: Rc<Worker>,
     socket: Rc<Socket>,
     decoder: Decoder,
+    /// What the client may still say.
+    bucket: Bucket,
     /// The client broke the protocol: what comes is thrown away until it closes.
     broken: bool,
     seat: Option<Seat>,
@@ -157,13 +162,17 @@ impl Session {
         if bytes.is_empty() {
             return;
         }
-        self.socket.heard_at.set(Instant::now());
+        let now = Instant::now();
+        self.socket.heard_at.set(now);
         self.socket.attended.set(true);
         let message_bytes_max = self.socket.profile().message_bytes_max;
         let mut at = 0;
         while !self.broken {
             match self.decoder.next(bytes, &mut at, message_bytes_max) {
-                Ok(Some(event)) => on_event(&self.worker, &self.socket, event),
+                Ok(Some(event)) => {
+                    let lived = now.duration_since(self.started_at);
+                    on_event(&self.worker, &self.socket, &mut self.bucket, lived, event);
+                }
                 Ok(None) => return,
                 Err(error) => self.fail(error),
             }
@@ -178,15 +187,19 @@ impl Session {
     }
 }
 
-fn on_event(worker: &Worker, socket: &Rc<Socket>, event: Event<'_>) {
+fn on_event(worker: &Worker, socket: &Rc<Socket>, bucket: &mut Bucket, lived: Duration, event: Event<'_>) {
     match event {
         Event::Text(text) if socket.is_open() => {
             count(socket, text.len(), &socket.profile().metrics.received_text);
-            worker.perform(socket, handler::Event::Text(text));
+            if may_speak(socket, bucket, lived) {
+                worker.perform(socket, handler::Event::Text(text));
+            }
         }
         Event::Binary(bytes) if socket.is_open() => {
             count(socket, bytes.len(), &socket.profile().metrics.received_binary);
-            worker.perform(socket, handler::Event::Binary(bytes));
+            if may_speak(socket, bucket, lived) {
+                worker.perform(socket, handler::Event::Binary(bytes));
+            }
         }
         // The client may not have seen our close frame yet when it sent this.
         Event::Text(_) | Event::Binary(_) => (),
@@ -198,6 +211,21 @@ fn on_event(worker: &Worker, socket: &Rc<Socket>, event: Event<'_>) {
         }
         Event::Close(reason) => socket.close_answer(reason.map(|reason| reason.code)),
     }
+}
+
+/// Whether a message of the client is within its rate. One that is not is counted, and closes the socket if the
+/// route says so.
+fn may_speak(socket: &Rc<Socket>, bucket: &mut Bucket, lived: Duration) -> bool {
+    socket.spoke();
+    let Some(rate) = &socket.profile().rate else { return true };
+    if bucket.take(rate, lived) {
+        return true;
+    }
+    socket.profile().metrics.rate_limited.inc();
+    if rate.over == OverRate::Close {
+        socket.close(CloseCode::POLICY_VIOLATION, "rate", Cause::Rate);
+    }
+    false
 }
 
 fn count(socket: &Socket, bytes: usize, messages: &prometheus::IntCounter) {

@@ -407,6 +407,15 @@ fn tick(socket: &Rc<Socket>, now: Instant) -> Option<Instant> {
         socket.close(CloseCode::SERVICE_RESTART, "restart", Cause::Shutdown);
         return None;
     }
+    if socket.expires_at.is_some_and(|at| at <= now) {
+        socket.close(CloseCode::SERVICE_RESTART, "max age", Cause::MaxAge);
+        return None;
+    }
+    let idle_at = socket.profile().idle_max.map(|idle_max| socket.spoke_at.get() + idle_max);
+    if idle_at.is_some_and(|at| at <= now) {
+        socket.close(CloseCode::GOING_AWAY, "idle", Cause::Idle);
+        return None;
+    }
     let ping = socket.profile().ping;
     let next = match socket.pinged_at.get().filter(|&pinged| socket.heard_at.get() < pinged) {
         Some(pinged_at) if now < pinged_at + ping.timeout => pinged_at + ping.timeout,
@@ -424,5 +433,9 @@ fn tick(socket: &Rc<Socket>, now: Instant) -> Option<Instant> {
             now + ping.timeout.min(ping.every)
         }
     };
-    Some(drain_at.map_or(next, |at| at.min(next)))
+    [drain_at, socket.expires_at, idle_at]
+        .into_iter()
+        .flatten()
+        .min()
+        .map_or(Some(next), |at| Some(at.min(next)))
 }

@@ -40,6 +40,7 @@ const PURE: &[&str] = &[
     "request/rejection.rs",
     "route",
     "scope",
+    "session/rate.rs",
     "websocket",
 ];
 

@@ -26,6 +26,7 @@ mod proxy_protocol;
 mod reload;
 mod rooms;
 mod shutdown;
+mod sockets;
 #[path = "../support/mod.rs"]
 mod support;
 mod tls;

@@ -1,5 +1,6 @@
 //! The rules of `[defaults]` and `[[route]]`.
 
+use core::num::NonZeroU32;
 use core::time::Duration;
 use std::collections::HashMap;
 use std::str::FromStr;
@@ -8,13 +9,13 @@ use http::HeaderName;
 
 use crate::config::compile::{Compiler, Unique, all, items, to_usize, value};
 use crate::config::diagnostic::{Code, Diagnostic, one_of};
-use crate::config::file::{HANDLERS, HandlerWord, RouteTable, SharedKeys};
+use crate::config::file::{HANDLERS, HandlerWord, RateTable, RouteTable, SharedKeys};
 use crate::config::table::At;
 use crate::config::units::format_size;
 use crate::config::{HandlerConfig, PatternKey, RouteConfig};
 use crate::request::{HostPattern, NoOrigin, OriginPattern, OriginPolicy};
 use crate::route::{Pattern, PatternError};
-use crate::session::{FullQueue, Ping, Queue};
+use crate::session::{FullQueue, OverRate, Ping, Queue, Rate};
 
 /// What `[defaults]` says, then what a route says, with the defaults filled in.
 #[derive(Clone)]
@@ -25,6 +26,9 @@ struct Shared {
     message_bytes_max: u64,
     queue_bytes_max: u64,
     queue_full: FullQueue,
+    rate: Option<Rate>,
+    age_max: Option<Duration>,
+    idle_max: Option<Duration>,
 }
 
 impl Compiler<'_> {
@@ -39,6 +43,9 @@ impl Compiler<'_> {
             message_bytes_max: 64 << 10,
             queue_bytes_max: 1 << 20,
             queue_full: FullQueue::Close,
+            rate: None,
+            age_max: None,
+            idle_max: None,
         };
         let defaults = self.shared(defaults, &built_in);
         let mut names = Unique::new("route name");
@@ -74,6 +81,11 @@ impl Compiler<'_> {
         shared.message_bytes_max = value(keys.max_message.as_ref()).unwrap_or(base.message_bytes_max);
         shared.queue_bytes_max = value(keys.queue_bytes.as_ref()).unwrap_or(base.queue_bytes_max);
         shared.queue_full = value(keys.queue_full.as_ref()).unwrap_or(base.queue_full);
+        if let Some(at) = &keys.rate {
+            shared.rate = at.value.as_ref().and_then(|table| self.rate(table));
+        }
+        shared.age_max = value(keys.max_age.as_ref()).unwrap_or(base.age_max);
+        shared.idle_max = value(keys.idle.as_ref()).unwrap_or(base.idle_max);
         self.queue_holds_a_message(keys, &shared);
         shared
     }
@@ -98,6 +110,31 @@ impl Compiler<'_> {
             }
         }
         patterns
+    }
+
+    /// One table says all of it: a rate that is half of here and half of there would be read by nobody.
+    fn rate(&self, table: &RateTable) -> Option<Rate> {
+        let messages = to_u32(table.messages.as_ref()?.value)?;
+        let burst = match &table.burst {
+            Some(at) if at.value < u64::from(messages.get()) => {
+                let message = format!("a burst of {} is less than the {messages} messages", at.value);
+                let help = "leave `burst` out to let as many pass at once as in each `per`";
+                let mut diagnostic = Diagnostic::new(Code::Conflict, at.span.clone(), message).help(help);
+                if let Some(messages) = &table.messages {
+                    diagnostic = diagnostic.with(messages.span.clone(), "the messages");
+                }
+                self.push(diagnostic);
+                return None;
+            }
+            Some(at) => to_u32(at.value)?,
+            None => messages,
+        };
+        Some(Rate {
+            messages,
+            per: value(table.per.as_ref()).unwrap_or(Duration::from_secs(1)),
+            burst,
+            over: value(table.over.as_ref()).unwrap_or(OverRate::Close),
+        })
     }
 
     /// A queue that the longest message does not fit into could never deliver it.
@@ -149,6 +186,9 @@ impl Compiler<'_> {
             origins: shared.origins,
             ping: shared.ping,
             message_bytes_max: to_usize(shared.message_bytes_max),
+            rate: shared.rate,
+            age_max: shared.age_max,
+            idle_max: shared.idle_max,
             queue: Queue { bytes_max: to_usize(shared.queue_bytes_max), full: shared.queue_full },
             subprotocols: subprotocols?,
             handler: handler?,
@@ -266,12 +306,16 @@ impl Compiler<'_> {
     }
 }
 
+/// A count that the shape has found to be from 1 to a million.
+fn to_u32(count: u64) -> Option<NonZeroU32> {
+    u32::try_from(count).ok().and_then(NonZeroU32::new)
+}
+
 /// The handlers that a key belongs to; none for a key of every route, or of none.
 fn owners(key: &str) -> &'static [HandlerWord] {
     match key {
-        "origins" | "no_origin" | "ping" | "max_message" | "queue" | "subprotocols" => {
-            &[HandlerWord::Room, HandlerWord::Echo]
-        }
+        "origins" | "no_origin" | "ping" | "max_message" | "queue" | "rate" | "max_age" | "idle"
+        | "subprotocols" => &[HandlerWord::Room, HandlerWord::Echo],
         "group" | "format" | "publish" | "receive" | "deliver" | "welcome" | "username" => {
             &[HandlerWord::Room]
         }

@@ -27,6 +27,9 @@ fn socket(transport: Transport, queue: Queue) -> Rc<Socket> {
         ping: Ping { every: Duration::from_secs(20), timeout: Duration::from_secs(30) },
         message_bytes_max: 64 << 10,
         queue,
+        rate: None,
+        age_max: None,
+        idle_max: None,
         metrics: metrics.route(&"echo".into()),
     };
     Socket::new(1, transport, Arc::new(profile), Rc::clone(worker.turn()), None, State::default())
