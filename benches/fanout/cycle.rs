@@ -1,11 +1,11 @@
 //! Sockets that come and go: connect, handshake, one message echoed, closing handshake, end of the stream.
 
-use std::net::{SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 
 use crate::client;
+use crate::client::{Endpoint, Stream};
 use crate::frame;
 use crate::poll::{Poller, Trigger};
 
@@ -22,7 +22,7 @@ pub(crate) struct Counts {
 }
 
 struct Cycle {
-    stream: TcpStream,
+    stream: Stream,
     stage: Stage,
     begun: Instant,
     input: Vec<u8>,
@@ -37,7 +37,7 @@ enum Stage {
 }
 
 /// Goes through `cycles` cycles, `at_once` of them at any time.
-pub(crate) fn run(address: SocketAddr, at_once: usize, cycles: usize) -> Result<Counts> {
+pub(crate) fn run(to: &Endpoint, at_once: usize, cycles: usize) -> Result<Counts> {
     let mut poller = Poller::new()?;
     let mut ready = Vec::new();
     let mut latencies = Vec::with_capacity(cycles);
@@ -45,7 +45,7 @@ pub(crate) fn run(address: SocketAddr, at_once: usize, cycles: usize) -> Result<
     let mut slots: Vec<Option<Cycle>> = Vec::new();
     let start = Instant::now();
     while begun < cycles.min(at_once) {
-        slots.push(Some(Cycle::begin(address, &poller, begun)?));
+        slots.push(Some(Cycle::begin(to, &poller, begun)?));
         begun += 1;
     }
     while latencies.len() < cycles {
@@ -61,7 +61,7 @@ pub(crate) fn run(address: SocketAddr, at_once: usize, cycles: usize) -> Result<
             // Closed before the next one is opened, so that `at_once` is never exceeded.
             slots[token] = None;
             if begun < cycles {
-                slots[token] = Some(Cycle::begin(address, &poller, token)?);
+                slots[token] = Some(Cycle::begin(to, &poller, token)?);
                 begun += 1;
             }
         }
@@ -70,10 +70,10 @@ pub(crate) fn run(address: SocketAddr, at_once: usize, cycles: usize) -> Result<
 }
 
 impl Cycle {
-    fn begin(address: SocketAddr, poller: &Poller, token: usize) -> Result<Self> {
+    fn begin(to: &Endpoint, poller: &Poller, token: usize) -> Result<Self> {
         let begun = Instant::now();
-        let stream = client::begin(address, "/echo/")?;
-        stream.set_nonblocking(true)?;
+        let mut stream = client::begin(to, "/echo/")?;
+        stream.set_nonblocking()?;
         poller.add(&stream, token, Trigger::Level)?;
         Ok(Self { stream, stage: Stage::Handshake, begun, input: Vec::new() })
     }

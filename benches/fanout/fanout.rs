@@ -6,13 +6,13 @@
 //! gap. So each member receives each message once, and all in one order, or the run fails.
 
 use std::collections::VecDeque;
-use std::net::{SocketAddr, TcpStream};
 use std::ops::Range;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 
 use crate::client;
+use crate::client::{Endpoint, Stream};
 use crate::frame;
 use crate::poll::{Poller, Trigger};
 
@@ -70,7 +70,7 @@ pub(crate) struct Fanout {
 }
 
 struct Conn {
-    stream: TcpStream,
+    stream: Stream,
     room: usize,
     /// How many messages of the room it has received.
     position: u64,
@@ -116,11 +116,11 @@ enum Tag {
 
 impl Fanout {
     /// Opens the sockets and waits until every one is a member of its room.
-    pub(crate) fn open(address: SocketAddr, shape: Shape) -> Result<Self> {
+    pub(crate) fn open(to: &Endpoint, shape: Shape) -> Result<Self> {
         let paths: Vec<String> = (0..shape.rooms)
             .flat_map(|room| (0..shape.members).map(move |_| shape.path.text(room)))
             .collect();
-        let streams = client::open_all(address, &paths)?;
+        let streams = client::open_all(to, &paths)?;
         let poller = Poller::new()?;
         let mut conns = Vec::with_capacity(streams.len());
         for (token, stream) in streams.into_iter().enumerate() {

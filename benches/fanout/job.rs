@@ -1,11 +1,11 @@
 //! The jobs, and how one is done on one server.
 
-use std::net::SocketAddr;
 use std::time::Duration;
 
 use anyhow::Result;
 use rustix::process::{Resource, getrlimit, setrlimit};
 
+use crate::client::Endpoint;
 use crate::cycle;
 use crate::fanout::{Fanout, Path, Shape};
 use crate::report::{Figures, Load, PerSocket};
@@ -20,6 +20,8 @@ const IDLE: Duration = Duration::from_secs(1);
 pub(crate) struct Job {
     pub(crate) name: &'static str,
     pub(crate) about: &'static str,
+    /// The server speaks TLS; the floor never does.
+    pub(crate) tls: bool,
     work: Work,
 }
 
@@ -35,37 +37,47 @@ enum Work {
 
 /// All jobs, in the order in which they are done.
 pub(crate) fn all() -> Vec<Job> {
-    let room =
-        |members, publishers, window| Shape { path: Path::Room, rooms: 1, members, publishers, window };
+    let mut jobs = in_clear();
+    jobs.extend(through_tls());
+    jobs
+}
+
+fn in_clear() -> Vec<Job> {
     vec![
         Job {
             name: "room-100-w1",
             about: "1 room of 100, window 1",
+            tls: false,
             work: Work::Fanout { shape: room(100, 1, 1), warm_up: 500, messages: 3_000 },
         },
         Job {
             name: "room-1000-w1",
             about: "1 room of 1000, window 1",
+            tls: false,
             work: Work::Fanout { shape: room(1000, 1, 1), warm_up: 50, messages: 300 },
         },
         Job {
             name: "room-100-w16",
             about: "1 room of 100, window 16",
+            tls: false,
             work: Work::Fanout { shape: room(100, 1, 16), warm_up: 500, messages: 5_000 },
         },
         Job {
             name: "room-1000-w16",
             about: "1 room of 1000, window 16",
+            tls: false,
             work: Work::Fanout { shape: room(1000, 1, 16), warm_up: 50, messages: 500 },
         },
         Job {
             name: "room-1000-p50",
             about: "1 room of 1000, 50 publishers, window 1",
+            tls: false,
             work: Work::Fanout { shape: room(1000, 50, 1), warm_up: 2, messages: 10 },
         },
         Job {
             name: "rooms-100x10",
             about: "100 rooms of 10, window 1",
+            tls: false,
             work: Work::Fanout {
                 shape: Shape { path: Path::Room, rooms: 100, members: 10, publishers: 1, window: 1 },
                 warm_up: 50,
@@ -75,6 +87,7 @@ pub(crate) fn all() -> Vec<Job> {
         Job {
             name: "echo",
             about: "echo, 100 sockets, window 1",
+            tls: false,
             work: Work::Fanout {
                 shape: Shape { path: Path::Echo, rooms: 100, members: 1, publishers: 1, window: 1 },
                 warm_up: 300,
@@ -84,16 +97,65 @@ pub(crate) fn all() -> Vec<Job> {
         Job {
             name: "cycle",
             about: "connect, handshake, one echo, close; 32 at once",
+            tls: false,
             work: Work::Cycle { at_once: 32, warm_up: 400, cycles: 4_000 },
         },
         Job {
             name: "idle",
             about: "idle sockets in rooms of 50",
+            tls: false,
             work: Work::Memory {
                 shape: Shape { path: Path::Room, rooms: 100, members: 50, publishers: 1, window: 1 },
             },
         },
     ]
+}
+
+fn through_tls() -> Vec<Job> {
+    vec![
+        Job {
+            name: "tls-room-100-w1",
+            about: "TLS, 1 room of 100, window 1",
+            tls: true,
+            work: Work::Fanout { shape: room(100, 1, 1), warm_up: 500, messages: 3_000 },
+        },
+        Job {
+            name: "tls-room-1000-w1",
+            about: "TLS, 1 room of 1000, window 1",
+            tls: true,
+            work: Work::Fanout { shape: room(1000, 1, 1), warm_up: 50, messages: 300 },
+        },
+        Job {
+            name: "tls-room-100-w16",
+            about: "TLS, 1 room of 100, window 16",
+            tls: true,
+            work: Work::Fanout { shape: room(100, 1, 16), warm_up: 500, messages: 5_000 },
+        },
+        Job {
+            name: "tls-room-1000-w16",
+            about: "TLS, 1 room of 1000, window 16",
+            tls: true,
+            work: Work::Fanout { shape: room(1000, 1, 16), warm_up: 50, messages: 500 },
+        },
+        Job {
+            name: "tls-cycle",
+            about: "TLS: connect, both handshakes, one echo, close; 32 at once",
+            tls: true,
+            work: Work::Cycle { at_once: 32, warm_up: 200, cycles: 1_000 },
+        },
+        Job {
+            name: "tls-idle",
+            about: "TLS, idle sockets in rooms of 50",
+            tls: true,
+            work: Work::Memory {
+                shape: Shape { path: Path::Room, rooms: 100, members: 50, publishers: 1, window: 1 },
+            },
+        },
+    ]
+}
+
+fn room(members: usize, publishers: usize, window: u64) -> Shape {
+    Shape { path: Path::Room, rooms: 1, members, publishers, window }
 }
 
 impl Job {
@@ -116,7 +178,7 @@ impl Job {
     pub(crate) fn run(&self, target: &Target) -> Result<Figures> {
         match self.work {
             Work::Fanout { shape, warm_up, messages } => {
-                let mut fanout = Fanout::open(target.address, shape)?;
+                let mut fanout = Fanout::open(&target.endpoint, shape)?;
                 fanout.run(warm_up)?;
                 let before = (target.usage()?, Usage::of_generator()?);
                 let counts = fanout.run(messages)?;
@@ -132,9 +194,9 @@ impl Job {
                 )))
             }
             Work::Cycle { at_once, warm_up, cycles } => {
-                cycle::run(target.address, at_once, warm_up)?;
+                cycle::run(&target.endpoint, at_once, warm_up)?;
                 let before = (target.usage()?, Usage::of_generator()?);
-                let counts = cycle::run(target.address, at_once, cycles)?;
+                let counts = cycle::run(&target.endpoint, at_once, cycles)?;
                 let generator = Usage::of_generator()?.since(&before.1);
                 let server = target.usage()?.since(&before.0);
                 Ok(Figures::Load(Load::new(
@@ -164,17 +226,17 @@ fn idle(target: &Target, mut shape: Shape) -> Result<Figures> {
         shape.rooms = shape.rooms.min(sockets / shape.members).max(1);
     }
     // The first socket brings in code and buffers that the others share.
-    one_socket(target.address, shape)?;
+    one_socket(&target.endpoint, shape)?;
     target::sleep(IDLE);
     let before = target.memory()?;
-    let fanout = Fanout::open(target.address, shape)?;
+    let fanout = Fanout::open(&target.endpoint, shape)?;
     target::sleep(IDLE);
     let after = target.memory()?;
     drop(fanout);
     Ok(Figures::PerSocket(PerSocket::new(shape.rooms * shape.members, before, after)))
 }
 
-fn one_socket(address: SocketAddr, shape: Shape) -> Result<()> {
-    Fanout::open(address, Shape { rooms: 1, members: 1, ..shape })?.run(1)?;
+fn one_socket(to: &Endpoint, shape: Shape) -> Result<()> {
+    Fanout::open(to, Shape { rooms: 1, members: 1, ..shape })?.run(1)?;
     Ok(())
 }

@@ -118,6 +118,7 @@ fn selected(names: &[String], smoke: bool) -> Result<Vec<Job>> {
 }
 
 fn measure(job: &Job, kind: Kind, anteroom: &Path, processors: Option<Processors>) -> Result<Figures> {
-    let target = Target::start(kind, anteroom, processors)?;
+    let tls = job.tls && kind == Kind::Anteroom;
+    let target = Target::start(kind, tls, anteroom, processors)?;
     job.run(&target).with_context(|| format!("{} on {kind:?}; it wrote: {}", job.name, target.log()))
 }

@@ -5,12 +5,17 @@ use std::fs::{self, File};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
+use rcgen::CertifiedKey;
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
+use rustls::{ClientConfig, RootCertStore};
 use tempfile::TempDir;
+
+use crate::client::Endpoint;
 
 const START_MAX: Duration = Duration::from_secs(10);
 /// Long enough for a server that has nothing left to do to go to sleep: its time is exact only then.
@@ -25,7 +30,7 @@ pub(crate) enum Kind {
 /// A running server. It is killed when this is dropped.
 pub(crate) struct Target {
     child: Child,
-    pub(crate) address: SocketAddr,
+    pub(crate) endpoint: Endpoint,
     directory: TempDir,
 }
 
@@ -50,9 +55,16 @@ pub(crate) struct Memory {
 
 impl Target {
     /// Starts a server and waits until it accepts.
-    pub(crate) fn start(kind: Kind, anteroom: &Path, processors: Option<Processors>) -> Result<Self> {
+    pub(crate) fn start(
+        kind: Kind,
+        tls: bool,
+        anteroom: &Path,
+        processors: Option<Processors>,
+    ) -> Result<Self> {
         let directory = tempfile::tempdir()?;
         let [address, admin] = free_addresses()?;
+        let tls = if tls { Some(Arc::new(certify(directory.path(), address)?)) } else { None };
+        let endpoint = Endpoint { address, tls };
         let mut command = match kind {
             Kind::Floor => {
                 let mut command = Command::new(std::env::current_exe()?);
@@ -61,7 +73,7 @@ impl Target {
             }
             Kind::Anteroom => {
                 let routes = directory.path().join("routes.toml");
-                fs::write(&routes, routes_toml(address, admin))?;
+                fs::write(&routes, routes_toml(&endpoint, admin))?;
                 let mut command = Command::new(anteroom);
                 command.arg("-c").arg(routes);
                 command
@@ -77,7 +89,7 @@ impl Target {
         if let Some(processors) = processors {
             pin(processors.generator)?;
         }
-        let mut target = Self { child: child?, address, directory };
+        let mut target = Self { child: child?, endpoint, directory };
         target.wait_until_up().with_context(|| format!("{kind:?} did not come up: {}", target.log()))?;
         Ok(target)
     }
@@ -109,12 +121,12 @@ impl Target {
 
     fn wait_until_up(&mut self) -> Result<()> {
         let deadline = Instant::now() + START_MAX;
-        while TcpStream::connect(self.address).is_err() {
+        while TcpStream::connect(self.endpoint.address).is_err() {
             if let Some(status) = self.child.try_wait()? {
                 bail!("it ended with {status}");
             }
             if deadline < Instant::now() {
-                bail!("it does not accept at {} within {START_MAX:?}", self.address);
+                bail!("it does not accept at {} within {START_MAX:?}", self.endpoint.address);
             }
             sleep(SETTLE);
         }
@@ -187,7 +199,19 @@ fn free_addresses() -> Result<[SocketAddr; 2]> {
     Ok([first.local_addr()?, second.local_addr()?])
 }
 
-fn routes_toml(address: SocketAddr, admin: SocketAddr) -> String {
+/// Writes a certificate for the address into the directory, and says how to trust it.
+fn certify(directory: &Path, address: SocketAddr) -> Result<ClientConfig> {
+    let CertifiedKey { cert, signing_key } = rcgen::generate_simple_self_signed([address.ip().to_string()])?;
+    fs::write(directory.join("cert.pem"), cert.pem())?;
+    fs::write(directory.join("key.pem"), signing_key.serialize_pem())?;
+    let mut roots = RootCertStore::empty();
+    roots.add(cert.der().clone())?;
+    Ok(ClientConfig::builder().with_root_certificates(roots).with_no_client_auth())
+}
+
+fn routes_toml(endpoint: &Endpoint, admin: SocketAddr) -> String {
+    let address = endpoint.address;
+    let tls = if endpoint.tls.is_some() { r#"tls = [{ cert = "cert.pem", key = "key.pem" }]"# } else { "" };
     format!(
         r#"version = 1
 
@@ -200,6 +224,7 @@ limits = {{ connections = 50000, per_ip = 50000, handshakes_per_second = 100000 
 [[listener]]
 name = "bench"
 address = "{address}"
+{tls}
 
 [defaults]
 hosts = ["127.0.0.1"]
