@@ -26,7 +26,7 @@ pub enum OverRate {
 }
 
 /// The tokens of one socket, kept as the moment at which the bucket is full again. It begins full.
-#[derive(Debug, Default)]
+#[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Bucket {
     full_at: Duration,
 }

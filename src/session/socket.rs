@@ -17,9 +17,10 @@ use tokio::time::Instant;
 
 use crate::channel_layer::GroupName;
 use crate::handler::State;
+use crate::session::rate::Bucket;
 use crate::session::transport::Leave;
 use crate::session::worker::Turn;
-use crate::session::{FullQueue, Profile, RouteMetrics, Transport};
+use crate::session::{FullQueue, Profile, Rate, RouteMetrics, Transport};
 use crate::websocket::{CloseCode, OpCode, close_payload, write_frame};
 
 /// How long a client has to answer a close frame.
@@ -55,15 +56,25 @@ pub(super) struct Socket {
     pub(super) heard_at: Cell<Instant>,
     /// When a ping was sent that is not answered yet.
     pub(super) pinged_at: Cell<Option<Instant>>,
-    /// When anything was last said, by either side. Kept only where that has a limit.
-    pub(super) spoke_at: Cell<Instant>,
-    /// When the socket gets too old.
-    pub(super) expires_at: Option<Instant>,
+    /// Most routes set no such limits, and their sockets keep nothing for them.
+    pub(super) limited: Option<Box<Limited>>,
     /// When the drain closes this socket.
     pub(super) drain_at: Cell<Option<Instant>>,
     /// The entry of the worker's timers that counts; others of this socket are stale. 0 for none.
     pub(super) timer_step: Cell<u64>,
     pub(super) tally: Tally,
+}
+
+/// What is kept of a socket for the limits that a route may set.
+#[derive(Debug)]
+pub(super) struct Limited {
+    began_at: Instant,
+    /// When anything was last said, by either side.
+    pub(super) spoke_at: Cell<Instant>,
+    /// When the socket gets too old.
+    pub(super) expires_at: Option<Instant>,
+    /// What the client may still say.
+    bucket: Cell<Bucket>,
 }
 
 /// What went over a socket, for its line in the log.
@@ -198,9 +209,7 @@ impl Socket {
         group: Option<GroupName>,
         state: State,
     ) -> Rc<Self> {
-        let now = Instant::now();
-        // Sockets that came together, after a restart of the other end, do not go together.
-        let age_max = profile.age_max.map(|age| age.mul_f64(AGE_LEAST + AGE_SPREAD * fastrand::f64()));
+        let limited = Limited::by(&profile);
         Rc::new(Self {
             id,
             transport,
@@ -213,9 +222,8 @@ impl Socket {
             reader: RefCell::default(),
             attended: Cell::new(false),
             place: Cell::new(0),
-            heard_at: Cell::new(now),
-            spoke_at: Cell::new(now),
-            expires_at: age_max.map(|age| now + age),
+            heard_at: Cell::new(Instant::now()),
+            limited,
             pinged_at: Cell::new(None),
             drain_at: Cell::new(None),
             timer_step: Cell::new(0),
@@ -320,8 +328,8 @@ impl Socket {
 
     /// Notes that something was said.
     pub(super) fn spoke(&self) {
-        if self.profile.idle_max.is_some() {
-            self.spoke_at.set(Instant::now());
+        if let Some(limited) = &self.limited {
+            limited.spoke_at.set(Instant::now());
         }
     }
 
@@ -533,6 +541,31 @@ impl Socket {
         if let Some(waker) = &*self.reader.borrow() {
             waker.wake_by_ref();
         }
+    }
+}
+
+impl Limited {
+    fn by(profile: &Profile) -> Option<Box<Self>> {
+        if profile.rate.is_none() && profile.age_max.is_none() && profile.idle_max.is_none() {
+            return None;
+        }
+        let now = Instant::now();
+        // Sockets that came together, after a restart of the other end, do not go together.
+        let age_max = profile.age_max.map(|age| age.mul_f64(AGE_LEAST + AGE_SPREAD * fastrand::f64()));
+        Some(Box::new(Self {
+            began_at: now,
+            spoke_at: Cell::new(now),
+            expires_at: age_max.map(|age| now + age),
+            bucket: Cell::default(),
+        }))
+    }
+
+    /// Whether a message that came then is within the rate.
+    pub(super) fn take(&self, rate: &Rate, at: Instant) -> bool {
+        let mut bucket = self.bucket.get();
+        let is_within = bucket.take(rate, at.saturating_duration_since(self.began_at));
+        self.bucket.set(bucket);
+        is_within
     }
 }
 

@@ -6,7 +6,6 @@ use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll};
-use std::time::Duration;
 
 use tokio::io::ReadBuf;
 use tokio::time::Instant;
@@ -15,7 +14,6 @@ use crate::channel_layer::GroupName;
 use crate::handler;
 use crate::listener::OpenConn;
 use crate::scope::{ClientAddr, Scope};
-use crate::session::rate::Bucket;
 use crate::session::socket::{Cause, Phase, Readiness, Socket};
 use crate::session::{OverRate, Profile, Seat, Transport, Worker};
 use crate::websocket::{CloseCode, Decoder, Event, ProtocolError};
@@ -63,7 +61,6 @@ impl Worker {
             worker: Rc::clone(self),
             socket,
             decoder: Decoder::new(),
-            bucket: Bucket::default(),
             broken: false,
             seat,
             conn_id,
@@ -87,8 +84,6 @@ struct Session {
     worker: Rc<Worker>,
     socket: Rc<Socket>,
     decoder: Decoder,
-    /// What the client may still say.
-    bucket: Bucket,
     /// The client broke the protocol: what comes is thrown away until it closes.
     broken: bool,
     seat: Option<Seat>,
@@ -162,17 +157,13 @@ impl Session {
         if bytes.is_empty() {
             return;
         }
-        let now = Instant::now();
-        self.socket.heard_at.set(now);
+        self.socket.heard_at.set(Instant::now());
         self.socket.attended.set(true);
         let message_bytes_max = self.socket.profile().message_bytes_max;
         let mut at = 0;
         while !self.broken {
             match self.decoder.next(bytes, &mut at, message_bytes_max) {
-                Ok(Some(event)) => {
-                    let lived = now.duration_since(self.started_at);
-                    on_event(&self.worker, &self.socket, &mut self.bucket, lived, event);
-                }
+                Ok(Some(event)) => on_event(&self.worker, &self.socket, event),
                 Ok(None) => return,
                 Err(error) => self.fail(error),
             }
@@ -187,17 +178,17 @@ impl Session {
     }
 }
 
-fn on_event(worker: &Worker, socket: &Rc<Socket>, bucket: &mut Bucket, lived: Duration, event: Event<'_>) {
+fn on_event(worker: &Worker, socket: &Rc<Socket>, event: Event<'_>) {
     match event {
         Event::Text(text) if socket.is_open() => {
             count(socket, text.len(), &socket.profile().metrics.received_text);
-            if may_speak(socket, bucket, lived) {
+            if may_speak(socket) {
                 worker.perform(socket, handler::Event::Text(text));
             }
         }
         Event::Binary(bytes) if socket.is_open() => {
             count(socket, bytes.len(), &socket.profile().metrics.received_binary);
-            if may_speak(socket, bucket, lived) {
+            if may_speak(socket) {
                 worker.perform(socket, handler::Event::Binary(bytes));
             }
         }
@@ -215,10 +206,10 @@ fn on_event(worker: &Worker, socket: &Rc<Socket>, bucket: &mut Bucket, lived: Du
 
 /// Whether a message of the client is within its rate. One that is not is counted, and closes the socket if the
 /// route says so.
-fn may_speak(socket: &Rc<Socket>, bucket: &mut Bucket, lived: Duration) -> bool {
+fn may_speak(socket: &Rc<Socket>) -> bool {
     socket.spoke();
-    let Some(rate) = &socket.profile().rate else { return true };
-    if bucket.take(rate, lived) {
+    let (Some(rate), Some(limited)) = (&socket.profile().rate, &socket.limited) else { return true };
+    if limited.take(rate, socket.heard_at.get()) {
         return true;
     }
     socket.profile().metrics.rate_limited.inc();

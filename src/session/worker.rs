@@ -407,11 +407,13 @@ fn tick(socket: &Rc<Socket>, now: Instant) -> Option<Instant> {
         socket.close(CloseCode::SERVICE_RESTART, "restart", Cause::Shutdown);
         return None;
     }
-    if socket.expires_at.is_some_and(|at| at <= now) {
+    let limited = socket.limited.as_deref();
+    let expires_at = limited.and_then(|limited| limited.expires_at);
+    if expires_at.is_some_and(|at| at <= now) {
         socket.close(CloseCode::SERVICE_RESTART, "max age", Cause::MaxAge);
         return None;
     }
-    let idle_at = socket.profile().idle_max.map(|idle_max| socket.spoke_at.get() + idle_max);
+    let idle_at = limited.zip(socket.profile().idle_max).map(|(limited, max)| limited.spoke_at.get() + max);
     if idle_at.is_some_and(|at| at <= now) {
         socket.close(CloseCode::GOING_AWAY, "idle", Cause::Idle);
         return None;
@@ -433,9 +435,5 @@ fn tick(socket: &Rc<Socket>, now: Instant) -> Option<Instant> {
             now + ping.timeout.min(ping.every)
         }
     };
-    [drain_at, socket.expires_at, idle_at]
-        .into_iter()
-        .flatten()
-        .min()
-        .map_or(Some(next), |at| Some(at.min(next)))
+    [drain_at, expires_at, idle_at].into_iter().flatten().min().map_or(Some(next), |at| Some(at.min(next)))
 }
