@@ -1,13 +1,15 @@
 //! What one socket may do, and how long: limits that a route sets.
 
+use std::io::Read as _;
 use std::thread;
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::support::client::{Client, Frame, frame};
+use crate::support::client::{Client, Frame, frame, handshake};
 use crate::support::pause;
 use crate::support::server::TestServer;
+use crate::support::tls::Authority;
 
 const TEXT: u8 = 0x81;
 const PING: u8 = 0x89;
@@ -156,5 +158,43 @@ fn sockets_limits_of_a_new_file_are_for_new_sockets() {
         assert_eq!(old.next_text(), "as before");
     }
     drop((old, new));
+    server.stop();
+}
+
+#[test]
+fn a_room_is_heard_alike_through_tls_and_its_end_is_told() {
+    let authority = Authority::new();
+    let folder = tempfile::tempdir().unwrap();
+    authority.issue(&["localhost"]).write(folder.path(), "a");
+    let [cert, key] = ["pem", "key"].map(|kind| folder.path().join(format!("a.{kind}")));
+    let listener = format!(
+        "[[listener]]\nname = \"public\"\naddress = \"127.0.0.1:0\"\ntls = [{{ cert = {cert:?}, key = {key:?} }}]\n"
+    );
+    let server = TestServer::start(&[listener, room("room", "")].concat());
+    let mut members: Vec<_> = (0..10)
+        .map(|_| {
+            let stream = authority.client().connect(server.address(), "localhost").unwrap();
+            Client::handshake_over(stream, &handshake("/room/", &[])).unwrap()
+        })
+        .collect();
+    for at in 0..200 {
+        members[at % 10].send_text(&format!("{at} {}", "x".repeat(at * 100)));
+        if at % 10 == 9 {
+            for member in &mut members {
+                let mut heard: Vec<_> = (0..10).map(|_| member.next_text()).collect();
+                heard.sort_by_key(String::len);
+                assert!(
+                    heard.iter().enumerate().all(|(one, text)| text.starts_with(&(at - 9 + one).to_string()))
+                );
+            }
+        }
+    }
+    for mut member in members {
+        member.close(1000);
+        assert_eq!(member.next_close(), 1000);
+        // An end without a `close_notify` is an error here.
+        assert_eq!(member.stream.read(&mut [0; 1]).unwrap(), 0);
+    }
+    server.wait_metric(&closes("client", "room"), 10.0);
     server.stop();
 }
