@@ -10,6 +10,7 @@ pub mod websocket;
 pub mod scope;
 pub mod session;
 pub mod handler;
+pub mod upstream;
 pub mod channel_layer;
 pub mod config;
 pub mod reload;

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 const LADDER: &[&[&str]] = &[
     &["channel_layer", "listener", "websocket"],
     &["scope"],
-    &["handler"],
+    &["handler", "upstream"],
     &["route", "session"],
     &["request"],
     &["config"],
@@ -41,6 +41,8 @@ const PURE: &[&str] = &[
     "route",
     "scope",
     "session/rate.rs",
+    "upstream/forward.rs",
+    "upstream/settings.rs",
     "websocket",
 ];
 

@@ -1,0 +1,28 @@
+//! The applications behind: what plain requests and WebSockets are passed on to.
+//!
+//! An [`Upstream`] is shared by all workers and knows how its servers are. A [`Client`] belongs to one worker and
+//! holds its idle connections, which live on that worker's runtime. [`forward`] says what of a head goes through.
+
+pub mod forward;
+mod settings;
+mod error;
+mod server;
+mod stream;
+mod tls;
+mod connect;
+mod body;
+mod client;
+mod tunnel;
+mod health;
+mod registry;
+mod metrics;
+
+pub use body::{AnswerBody, BrokenAnswer, BrokenRequest, Outgoing};
+pub use client::{Client, Handshaken};
+pub use error::{BoxError, UpstreamError};
+pub use metrics::Metrics;
+pub use registry::Upstreams;
+pub use server::Upstream;
+pub use settings::{CaFile, HealthCheck, InvalidServer, ServerAddress, Settings, TlsSettings};
+pub use stream::UpstreamStream;
+pub use tunnel::{Cause, Ended, Tunnel, tunnel};

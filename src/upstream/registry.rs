@@ -1,0 +1,110 @@
+//! The upstreams in force, kept over reloads as far as they stay the same.
+
+use std::collections::{HashMap, HashSet};
+use std::fmt;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+
+use tokio::runtime::Handle;
+
+use crate::upstream::health::watch;
+use crate::upstream::server::{Server, Upstream};
+use crate::upstream::tls::Connector;
+use crate::upstream::{Metrics, ServerAddress, Settings};
+
+/// Makes the upstreams of each configuration. Clones share what they hold.
+#[derive(Clone)]
+pub struct Upstreams {
+    metrics: Arc<Metrics>,
+    /// Where health is checked.
+    control: Handle,
+    made: Arc<Mutex<HashMap<Arc<str>, Weak<Upstream>>>>,
+}
+
+impl fmt::Debug for Upstreams {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Upstreams").finish_non_exhaustive()
+    }
+}
+
+impl Upstreams {
+    /// None yet. Health will be checked on the runtime of `control`.
+    pub fn new(metrics: Arc<Metrics>, control: Handle) -> Self {
+        Self { metrics, control, made: Arc::default() }
+    }
+
+    /// The upstream of this name: the one that is used already if its settings are the same, with the servers of
+    /// that one, and what is known of them, where addresses are the same.
+    ///
+    /// # Errors
+    ///
+    /// Why TLS cannot be spoken as the settings say.
+    pub fn get(&self, name: &str, settings: &Settings) -> Result<Arc<Upstream>, String> {
+        let mut made = self.made.lock().unwrap_or_else(PoisonError::into_inner);
+        let last = made.get(name).and_then(Weak::upgrade);
+        if let Some(last) = &last
+            && last.settings == *settings
+        {
+            return Ok(Arc::clone(last));
+        }
+        let is_tls = |address: &ServerAddress| matches!(address, ServerAddress::Tcp { tls: true, .. });
+        let connector = settings.servers.iter().any(is_tls).then(|| Connector::new(&settings.tls));
+        let connector = connector.transpose()?;
+        // A connection that was made to other rules must not be used by these.
+        let kept = last
+            .as_ref()
+            .filter(|last| last.settings.tls == settings.tls && last.settings.health == settings.health);
+        let server = |address: &ServerAddress| {
+            let known = kept.and_then(|last| last.servers.iter().find(|server| server.address == *address));
+            known.map_or_else(
+                || {
+                    let up = self.metrics.server_up(name, &address.to_string());
+                    Arc::new(Server::new(address.clone(), up))
+                },
+                Arc::clone,
+            )
+        };
+        let servers: Vec<_> = settings.servers.iter().map(server).collect();
+        let name: Arc<str> = name.into();
+        let metrics = self.metrics.upstream(&name);
+        let upstream =
+            Arc::new(Upstream::new(Arc::clone(&name), settings.clone(), servers, connector, metrics));
+        if settings.health.is_some() {
+            for server in &upstream.servers {
+                self.control.spawn(watch(Arc::downgrade(&upstream), Arc::clone(server)));
+            }
+        }
+        made.insert(name, Arc::downgrade(&upstream));
+        Ok(upstream)
+    }
+
+    /// The upstreams and servers with series that nobody uses any more. To be asked before a scrape, which
+    /// shows their last values, and forgotten after it.
+    pub fn gone(&self) -> Vec<Arc<str>> {
+        let made = self.made.lock().unwrap_or_else(PoisonError::into_inner);
+        let used: HashSet<_> =
+            made.iter().filter(|(_, upstream)| 0 < upstream.strong_count()).map(|(name, _)| name).collect();
+        self.metrics.upstream_names().into_iter().filter(|name| !used.contains(name)).collect()
+    }
+
+    /// Forgets the series of those of these upstreams that are still gone, and of servers that no longer are.
+    pub fn forget(&self, gone: &[Arc<str>]) {
+        let mut made = self.made.lock().unwrap_or_else(PoisonError::into_inner);
+        made.retain(|_, upstream| 0 < upstream.strong_count());
+        for name in gone.iter().filter(|name| !made.contains_key(*name)) {
+            self.metrics.forget_upstream(name);
+        }
+        let servers: HashSet<_> = made
+            .values()
+            .filter_map(Weak::upgrade)
+            .flat_map(|upstream| {
+                let labels: Vec<_> = upstream
+                    .servers
+                    .iter()
+                    .map(|server| (Arc::clone(&upstream.name), server.label.clone()))
+                    .collect();
+                labels
+            })
+            .collect();
+        self.metrics.keep_servers(&servers);
+    }
+}

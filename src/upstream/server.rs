@@ -1,0 +1,277 @@
+//! An upstream and its servers: who gets the next request, and who is out.
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use prometheus::IntGauge;
+use tokio::time::Instant;
+
+use crate::upstream::metrics::UpstreamMetrics;
+use crate::upstream::tls::Connector;
+use crate::upstream::{ServerAddress, Settings, UpstreamError};
+
+/// An application, as all workers see it.
+pub struct Upstream {
+    pub(super) name: Arc<str>,
+    pub(super) settings: Settings,
+    pub(super) servers: Vec<Arc<Server>>,
+    pub(super) connector: Option<Connector>,
+    pub(super) metrics: Arc<UpstreamMetrics>,
+    inflight: AtomicUsize,
+    /// Where the search begins, so that equals take turns.
+    turn: AtomicUsize,
+}
+
+impl fmt::Debug for Upstream {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Upstream").field("name", &self.name).finish_non_exhaustive()
+    }
+}
+
+/// The servers that a request has been to, a bit each.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Tried(u64);
+
+impl Upstream {
+    pub(super) fn new(
+        name: Arc<str>,
+        settings: Settings,
+        servers: Vec<Arc<Server>>,
+        connector: Option<Connector>,
+        metrics: Arc<UpstreamMetrics>,
+    ) -> Self {
+        let (inflight, turn) = (AtomicUsize::new(0), AtomicUsize::new(0));
+        Self { name, settings, servers, connector, metrics, inflight, turn }
+    }
+
+    /// Its name, as the configuration and the metrics have it.
+    pub fn name(&self) -> &Arc<str> {
+        &self.name
+    }
+
+    /// What the configuration says of it.
+    pub fn settings(&self) -> &Settings {
+        &self.settings
+    }
+
+    /// Counts one more request in, if there is room.
+    pub(super) fn enter(self: &Arc<Self>) -> Result<Entered, UpstreamError> {
+        let before = self.inflight.fetch_add(1, Ordering::Relaxed);
+        self.metrics.inflight.inc();
+        let entered = Entered(Arc::clone(self));
+        match self.settings.inflight_max {
+            Some(max) if max <= before => Err(UpstreamError::Busy),
+            _ => Ok(entered),
+        }
+    }
+
+    /// The server with the fewest requests of those that are up and not tried yet. When failures have taken out
+    /// all of them, the one that has been out longest: a wrong guess costs one connect, and none tells a
+    /// restarted server.
+    pub(super) fn pick(&self, tried: &mut Tried) -> Option<&Arc<Server>> {
+        let count = self.servers.len();
+        let turn = self.turn.fetch_add(1, Ordering::Relaxed);
+        let now = Instant::now();
+        let mut best: Option<(usize, &Arc<Server>, (bool, u64, usize))> = None;
+        for at in (0..count).map(|step| turn.wrapping_add(step) % count) {
+            let Some(server) = self.servers.get(at).filter(|_| tried.0 & (1 << at) == 0) else { continue };
+            if !server.healthy.load(Ordering::Relaxed) {
+                continue;
+            }
+            // Those that are up compare by their load alone.
+            let rank = match server.out_until(now) {
+                None => (false, 0, server.inflight.load(Ordering::Relaxed)),
+                Some(until) => (true, until, 0),
+            };
+            if best.is_none_or(|(_, _, best)| rank < best) {
+                best = Some((at, server, rank));
+            }
+        }
+        let (at, server, _) = best?;
+        tried.0 |= 1 << at;
+        server.begin_probe(now, self.settings.fail_timeout);
+        Some(server)
+    }
+
+    /// Counts a failure of a server. An only server is never taken out: there is nobody to go to instead.
+    pub(super) fn failed(&self, server: &Server, error: &UpstreamError) {
+        tracing::debug!(upstream = &*self.name, server = server.label, %error, "a server has failed");
+        if self.servers.len() == 1 || self.settings.fails_max == 0 {
+            return;
+        }
+        let now = Instant::now();
+        let mut failures = server.failures.lock().unwrap_or_else(PoisonError::into_inner);
+        server.troubled.store(true, Ordering::Relaxed);
+        let window = self.settings.fail_timeout;
+        if failures.since.is_none_or(|since| window < now - since) {
+            failures.since = Some(now);
+            failures.count = 0;
+        }
+        failures.count += 1;
+        if failures.count < self.settings.fails_max && !failures.out {
+            return;
+        }
+        server.out_until_ms.store(server.millis(now + window), Ordering::Relaxed);
+        if !failures.out {
+            failures.out = true;
+            server.show();
+            drop(failures);
+            tracing::warn!(upstream = &*self.name, server = server.label, %error, "a server is taken out");
+        }
+    }
+
+    /// Takes a server back in that has answered.
+    pub(super) fn succeeded(&self, server: &Server) {
+        if !server.troubled.load(Ordering::Relaxed) {
+            return;
+        }
+        let mut failures = server.failures.lock().unwrap_or_else(PoisonError::into_inner);
+        server.troubled.store(false, Ordering::Relaxed);
+        server.out_until_ms.store(0, Ordering::Relaxed);
+        let was_out = failures.out;
+        *failures = Failures::default();
+        if was_out {
+            drop(failures);
+            server.show();
+            tracing::info!(upstream = &*self.name, server = server.label, "a server is back");
+        }
+    }
+
+    /// Takes the word of a health check.
+    pub(super) fn checked(&self, server: &Server, found: Result<(), String>) {
+        let was = server.healthy.swap(found.is_ok(), Ordering::Relaxed);
+        match found {
+            Ok(()) => {
+                if !was {
+                    tracing::info!(upstream = &*self.name, server = server.label, "a server is well again");
+                }
+                self.succeeded(server);
+            }
+            Err(reason) if was => {
+                let upstream = &*self.name;
+                tracing::warn!(upstream, server = server.label, reason, "a server fails its health check");
+            }
+            Err(_) => (),
+        }
+        server.show();
+    }
+}
+
+/// A request that counts.
+#[derive(Debug)]
+pub(super) struct Entered(pub(super) Arc<Upstream>);
+
+impl Drop for Entered {
+    fn drop(&mut self) {
+        self.0.inflight.fetch_sub(1, Ordering::Relaxed);
+        self.0.metrics.inflight.dec();
+    }
+}
+
+/// One server of an upstream.
+pub(super) struct Server {
+    /// Unique in this process; idle connections go by it.
+    pub(super) id: u64,
+    pub(super) address: ServerAddress,
+    pub(super) label: String,
+    pub(super) resolved: Mutex<Option<(Instant, Arc<[SocketAddr]>)>>,
+    inflight: AtomicUsize,
+    /// What the last health check found.
+    healthy: AtomicBool,
+    /// Whether `failures` holds any.
+    troubled: AtomicBool,
+    /// In milliseconds from `born_at`; 0 for a server that is not out.
+    out_until_ms: AtomicU64,
+    failures: Mutex<Failures>,
+    born_at: Instant,
+    up: IntGauge,
+}
+
+#[derive(Debug, Default)]
+struct Failures {
+    count: u32,
+    since: Option<Instant>,
+    out: bool,
+}
+
+impl fmt::Debug for Server {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Server").field("label", &self.label).finish_non_exhaustive()
+    }
+}
+
+impl Server {
+    pub(super) fn new(address: ServerAddress, up: IntGauge) -> Self {
+        static NEXT: AtomicU64 = AtomicU64::new(1);
+        up.set(1);
+        Self {
+            id: NEXT.fetch_add(1, Ordering::Relaxed),
+            label: address.to_string(),
+            address,
+            resolved: Mutex::default(),
+            inflight: AtomicUsize::new(0),
+            healthy: AtomicBool::new(true),
+            troubled: AtomicBool::new(false),
+            out_until_ms: AtomicU64::new(0),
+            failures: Mutex::default(),
+            born_at: Instant::now(),
+            up,
+        }
+    }
+
+    fn millis(&self, at: Instant) -> u64 {
+        u64::try_from((at - self.born_at).as_millis()).unwrap_or(u64::MAX).max(1)
+    }
+
+    fn out_until(&self, now: Instant) -> Option<u64> {
+        let until = self.out_until_ms.load(Ordering::Relaxed);
+        (until != 0 && self.millis(now) < until).then_some(until)
+    }
+
+    /// One request finds out whether a server is back; the others keep away from it meanwhile.
+    fn begin_probe(&self, now: Instant, window: Duration) {
+        if self.out_until_ms.load(Ordering::Relaxed) != 0 {
+            self.out_until_ms.store(self.millis(now + window), Ordering::Relaxed);
+        }
+    }
+
+    fn show(&self) {
+        let out = self.out_until_ms.load(Ordering::Relaxed) != 0;
+        self.up.set(i64::from(self.healthy.load(Ordering::Relaxed) && !out));
+    }
+}
+
+/// A request that is with a server.
+#[derive(Debug)]
+pub(super) struct Flight {
+    _with: WithServer,
+    entered: Entered,
+}
+
+#[derive(Debug)]
+struct WithServer(Arc<Server>);
+
+impl Flight {
+    pub(super) fn new(server: &Arc<Server>, entered: Entered) -> Self {
+        server.inflight.fetch_add(1, Ordering::Relaxed);
+        Self { _with: WithServer(Arc::clone(server)), entered }
+    }
+
+    /// The request goes on to another server, and still counts once.
+    pub(super) fn into_entered(self) -> Entered {
+        self.entered
+    }
+
+    pub(super) fn upstream(&self) -> &Arc<Upstream> {
+        &self.entered.0
+    }
+}
+
+impl Drop for WithServer {
+    fn drop(&mut self) {
+        self.0.inflight.fetch_sub(1, Ordering::Relaxed);
+    }
+}

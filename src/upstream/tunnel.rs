@@ -1,0 +1,253 @@
+//! A WebSocket that the application holds itself: bytes both ways, unread.
+
+use std::cell::RefCell;
+use std::future::poll_fn;
+use std::io;
+use std::pin::{Pin, pin};
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use bytes::Bytes;
+use prometheus::IntGauge;
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _, ReadBuf};
+use tokio::time;
+use tokio::time::Instant;
+
+use crate::upstream::UpstreamStream;
+use crate::upstream::server::Flight;
+
+/// What is read at once. Only what the other side does not take is kept by a tunnel, so an idle one has no buffer.
+const CHUNK: usize = 16 << 10;
+/// Reads in one direction before others get their turn.
+const READS_MAX: usize = 16;
+/// For the last bytes and the end of the stream to be taken.
+const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(1);
+
+thread_local! {
+    static SCRATCH: RefCell<Box<[u8]>> = RefCell::new(vec![0; CHUNK].into());
+}
+
+/// The upstream's side of a tunnel. It counts as a request until it is dropped.
+#[derive(Debug)]
+pub struct Tunnel {
+    stream: UpstreamStream,
+    /// What came right behind the 101.
+    early: Bytes,
+    flight: Flight,
+    open: Open,
+}
+
+/// Keeps the tunnel on the gauge.
+#[derive(Debug)]
+struct Open(IntGauge);
+
+impl Tunnel {
+    pub(super) fn new(stream: UpstreamStream, early: Bytes, flight: Flight) -> Self {
+        let open = Open(flight.upstream().metrics.tunnels.clone());
+        open.0.inc();
+        Self { stream, early, flight, open }
+    }
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.0.dec();
+    }
+}
+
+/// How a tunnel ended, and what went through it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ended {
+    /// Why.
+    pub cause: Cause,
+    /// Bytes from the client to the server.
+    pub bytes_to_server: u64,
+    /// Bytes from the server to the client.
+    pub bytes_to_client: u64,
+}
+
+/// Why a tunnel ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Cause {
+    /// Both sides ended their streams.
+    Closed,
+    /// The client is gone.
+    ClientLost,
+    /// The server is gone.
+    ServerLost,
+    /// Nothing went either way for too long.
+    Idle,
+    /// The drain is over.
+    Stopped,
+}
+
+impl Cause {
+    /// A fixed word for logs and metrics.
+    pub fn label(self) -> &'static str {
+        match self {
+            Self::Closed => "closed",
+            Self::ClientLost => "client_lost",
+            Self::ServerLost => "server_lost",
+            Self::Idle => "idle",
+            Self::Stopped => "stopped",
+        }
+    }
+}
+
+/// One direction.
+#[derive(Debug, Default)]
+struct Pipe {
+    /// What was read and not yet taken.
+    waiting: Bytes,
+    bytes: u64,
+    /// Bytes went on that may still be in TLS.
+    unflushed: bool,
+    ended: bool,
+    shut: bool,
+}
+
+/// Which side of a direction has failed.
+enum Failed {
+    Reader,
+    Writer,
+}
+
+/// Copies both ways until both sides have ended, one of them fails, nothing goes through for the upstream's
+/// `tunnel_timeout`, or `stop` resolves.
+///
+/// The end of one side's stream is passed on, and the other may go on. `early` is what the client sent behind
+/// its handshake. At the end both streams are shut down.
+pub async fn tunnel(
+    mut client: impl AsyncRead + AsyncWrite + Unpin,
+    early: Bytes,
+    tunnel: Tunnel,
+    stop: impl Future<Output = ()>,
+) -> Ended {
+    let Tunnel { stream: mut server, early: early_answer, flight, open } = tunnel;
+    let silence_max = flight.upstream().settings.tunnel_timeout;
+    let mut up = Pipe { waiting: early, ..Pipe::default() };
+    let mut down = Pipe { waiting: early_answer, ..Pipe::default() };
+    let mut stop = pin!(stop);
+    let mut silence = pin!(time::sleep(silence_max));
+    let mut moved_at = Instant::now();
+    let cause = poll_fn(|context| {
+        let before = (up.bytes, down.bytes);
+        let upwards = up.poll(context, &mut client, &mut server);
+        let downwards = down.poll(context, &mut server, &mut client);
+        match (upwards, downwards) {
+            (Poll::Ready(Ok(())), Poll::Ready(Ok(()))) => return Poll::Ready(Cause::Closed),
+            (Poll::Ready(Err(Failed::Reader)), _) | (_, Poll::Ready(Err(Failed::Writer))) => {
+                return Poll::Ready(Cause::ClientLost);
+            }
+            (Poll::Ready(Err(Failed::Writer)), _) | (_, Poll::Ready(Err(Failed::Reader))) => {
+                return Poll::Ready(Cause::ServerLost);
+            }
+            _ => (),
+        }
+        if before != (up.bytes, down.bytes) {
+            moved_at = Instant::now();
+        }
+        if stop.as_mut().poll(context).is_ready() {
+            return Poll::Ready(Cause::Stopped);
+        }
+        // Moving the timer at each message would cost more than to look once more when it fires.
+        while silence.as_mut().poll(context).is_ready() {
+            let until = moved_at + silence_max;
+            if until <= Instant::now() {
+                return Poll::Ready(Cause::Idle);
+            }
+            silence.as_mut().reset(until);
+        }
+        Poll::Pending
+    })
+    .await;
+    // Either side may be gone already.
+    let both = async { tokio::join!(client.shutdown(), server.shutdown()) };
+    if time::timeout(SHUTDOWN_TIMEOUT, both).await.is_err() {
+        tracing::debug!("a side of a tunnel does not take its end");
+    }
+    let metrics = &flight.upstream().metrics;
+    drop(open);
+    metrics.bytes_to_server.inc_by(up.bytes);
+    metrics.bytes_to_client.inc_by(down.bytes);
+    Ended { cause, bytes_to_server: up.bytes, bytes_to_client: down.bytes }
+}
+
+impl Pipe {
+    /// Moves what can be moved; ready when the stream has ended and its end was passed on.
+    fn poll(
+        &mut self,
+        context: &mut Context<'_>,
+        reader: &mut (impl AsyncRead + Unpin),
+        writer: &mut (impl AsyncWrite + Unpin),
+    ) -> Poll<Result<(), Failed>> {
+        for _ in 0..READS_MAX {
+            while !self.waiting.is_empty() {
+                let len = ready!(self.poll_write(context, writer)).map_err(|_| Failed::Writer)?;
+                self.waiting = self.waiting.split_off(len);
+            }
+            if self.ended {
+                if !self.shut {
+                    ready!(Pin::new(&mut *writer).poll_shutdown(context)).map_err(|_| Failed::Writer)?;
+                    self.shut = true;
+                }
+                return Poll::Ready(Ok(()));
+            }
+            let read = self.poll_read_on(context, reader, writer);
+            if read.is_pending() && self.unflushed {
+                // What could not be read yet must not keep what was from going out.
+                if Pin::new(&mut *writer).poll_flush(context).map_err(|_| Failed::Writer)?.is_ready() {
+                    self.unflushed = false;
+                }
+            }
+            ready!(read)?;
+        }
+        context.waker().wake_by_ref();
+        Poll::Pending
+    }
+
+    fn poll_write(
+        &mut self,
+        context: &mut Context<'_>,
+        writer: &mut (impl AsyncWrite + Unpin),
+    ) -> Poll<io::Result<usize>> {
+        let len = ready!(Pin::new(writer).poll_write(context, &self.waiting))?;
+        if len == 0 {
+            return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+        }
+        self.bytes += len as u64;
+        self.unflushed = true;
+        Poll::Ready(Ok(len))
+    }
+
+    /// Reads once into the buffer of this thread and writes what the other side takes of it.
+    fn poll_read_on(
+        &mut self,
+        context: &mut Context<'_>,
+        reader: &mut (impl AsyncRead + Unpin),
+        writer: &mut (impl AsyncWrite + Unpin),
+    ) -> Poll<Result<(), Failed>> {
+        SCRATCH.with_borrow_mut(|scratch| {
+            let mut buffer = ReadBuf::new(scratch);
+            ready!(Pin::new(reader).poll_read(context, &mut buffer)).map_err(|_| Failed::Reader)?;
+            let read = buffer.filled();
+            if read.is_empty() {
+                self.ended = true;
+                return Poll::Ready(Ok(()));
+            }
+            let written = match Pin::new(writer).poll_write(context, read) {
+                Poll::Ready(Ok(len)) => len,
+                Poll::Ready(Err(_)) => return Poll::Ready(Err(Failed::Writer)),
+                Poll::Pending => 0,
+            };
+            if 0 < written {
+                self.bytes += written as u64;
+                self.unflushed = true;
+            }
+            if let Some(rest) = read.get(written..).filter(|rest| !rest.is_empty()) {
+                self.waiting = Bytes::copy_from_slice(rest);
+            }
+            Poll::Ready(Ok(()))
+        })
+    }
+}
