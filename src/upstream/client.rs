@@ -438,3 +438,6 @@ pub(super) fn classify(error: &hyper::Error) -> UpstreamError {
 fn is_idempotent(method: &Method) -> bool {
     [Method::GET, Method::HEAD, Method::OPTIONS, Method::PUT, Method::DELETE, Method::TRACE].contains(method)
 }
+
+#[cfg(test)]
+mod tests;
