@@ -133,10 +133,10 @@ impl Admin {
         let draining = self.draining.is_cancelled();
         self.draining_gauge.set(draining.into());
         self.drain_pending.set(if draining { self.assembly.open_sockets() } else { 0 });
-        let gone = self.assembly.gone_routes(&self.live.load());
+        let gone = self.assembly.gone(&self.live.load());
         match TextEncoder::new().encode_to_string(&self.registry.gather()) {
             Ok(page) => {
-                self.assembly.forget_routes(&gone, &self.live);
+                self.assembly.forget(&gone, &self.live);
                 with_type(StatusCode::OK, page, "text/plain; version=0.0.4; charset=utf-8")
             }
             Err(error) => unwritten(&error),

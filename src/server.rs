@@ -39,6 +39,8 @@ use crate::request;
 use crate::request::{Drain, Limits, Live, Service};
 use crate::session;
 use crate::session::{Worker, WorkerInbox};
+use crate::upstream;
+use crate::upstream::Upstreams;
 
 /// After the last close of a drain was sent, for clients to answer it, and some to spare.
 const DRAIN_MARGIN: Duration = Duration::from_secs(6);
@@ -130,6 +132,7 @@ struct Metrics {
     registry: Registry,
     requests: Arc<request::Metrics>,
     sessions: Arc<session::Metrics>,
+    upstreams: Arc<upstream::Metrics>,
     listeners: listener::Metrics,
     reload: reload::Metrics,
     layer: LayerMetrics,
@@ -195,7 +198,8 @@ pub async fn run(start: Start) -> Result<(), StartError> {
     let (layer, layer_task) =
         ChannelLayer::new(config.layer.to_channel_layer(), layer_inboxes, metrics.layer);
 
-    let assembly = Assembly::new(Arc::clone(&metrics.requests), metrics.sessions);
+    let upstreams = Upstreams::new(metrics.upstreams, runtime::Handle::current());
+    let assembly = Assembly::new(Arc::clone(&metrics.requests), metrics.sessions, upstreams);
     let routes = config.routes.len();
     let (snapshot, pending) =
         assembly.snapshot(config, 1, &digest).map_err(|error| StartError::Routes(error.to_string()))?;
@@ -332,6 +336,7 @@ impl Metrics {
         Ok(Self {
             requests: Arc::new(request::Metrics::register(&registry)?),
             sessions: Arc::new(session::Metrics::register(&registry)?),
+            upstreams: Arc::new(upstream::Metrics::register(&registry)?),
             listeners: listener::Metrics::register(&registry)?,
             reload: reload::Metrics::register(&registry)?,
             layer: LayerMetrics::register(&registry)?,

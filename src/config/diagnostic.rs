@@ -283,6 +283,8 @@ pub enum Code {
     Unreadable,
     /// E026: a certificate, key or authority that could not be read, or that does not go with its other half.
     Certificate,
+    /// E027: an address or name of an upstream's server that cannot be used.
+    Server,
     /// W001: a client can choose characters that a group name may not hold, or too many or none of them; it is
     /// refused with `group_name`.
     UnsafeGroup,
@@ -324,6 +326,7 @@ impl Code {
             Self::Response => "E024",
             Self::Unreadable => "E025",
             Self::Certificate => "E026",
+            Self::Server => "E027",
             Self::UnsafeGroup => "W001",
             Self::Unreachable => "W002",
             Self::NoEffect => "W003",

@@ -25,6 +25,7 @@ pub(super) struct File {
     pub(super) listeners: Vec<ListenerTable>,
     pub(super) trust: TrustTable,
     pub(super) layer: LayerTable,
+    pub(super) upstreams: Vec<UpstreamTable>,
     pub(super) defaults: SharedKeys,
     pub(super) routes: Vec<RouteTable>,
 }
@@ -85,6 +86,40 @@ pub(super) struct LayerTable {
     pub(super) serializer_format: Option<At<SerializerFormat>>,
     /// The keys that are there, whether or not their values are right.
     pub(super) keys: Vec<At<String>>,
+}
+
+/// `[upstream.NAME]`.
+#[derive(Debug)]
+pub(super) struct UpstreamTable {
+    pub(super) name: At<String>,
+    pub(super) servers: Option<At<Vec<At<String>>>>,
+    pub(super) connect_timeout: Option<At<Duration>>,
+    pub(super) response_timeout: Option<At<Duration>>,
+    pub(super) tunnel_timeout: Option<At<Duration>>,
+    pub(super) keepalive: Option<At<u64>>,
+    pub(super) idle_timeout: Option<At<Duration>>,
+    pub(super) max_fails: Option<At<u64>>,
+    pub(super) fail_timeout: Option<At<Duration>>,
+    pub(super) max_inflight: Option<At<u64>>,
+    pub(super) health: Option<HealthTable>,
+    pub(super) tls: Option<At<UpstreamTlsTable>>,
+}
+
+/// `health` of an upstream.
+#[derive(Debug)]
+pub(super) struct HealthTable {
+    pub(super) path: Option<At<String>>,
+    pub(super) every: Option<At<Duration>>,
+    pub(super) timeout: Option<At<Duration>>,
+    pub(super) status: Option<At<u64>>,
+}
+
+/// `tls` of an upstream.
+#[derive(Debug)]
+pub(super) struct UpstreamTlsTable {
+    pub(super) ca: Option<At<String>>,
+    pub(super) server_name: Option<At<String>>,
+    pub(super) verify: Option<At<bool>>,
 }
 
 /// The keys that `[defaults]` and `[[route]]` share.
@@ -251,8 +286,8 @@ pub(super) const FORMATS: Words<Format> = Words {
 
 const TOP: Kind = Kind {
     name: "the file",
-    keys: &["version", "server", "listener", "trust", "layer", "defaults", "route"],
-    later: &["upstream", "auth", "test"],
+    keys: &["version", "server", "listener", "trust", "layer", "upstream", "defaults", "route"],
+    later: &["auth", "test"],
     foreign: &[],
 };
 
@@ -312,6 +347,40 @@ const LAYER: Kind = Kind {
         ("on_disconnect", "it names Python code; the loss of Redis is in the log and in the metrics"),
         ("on_reconnect", "it names Python code; the return of Redis is in the log and in the metrics"),
     ],
+};
+
+const UPSTREAM: Kind = Kind {
+    name: "[upstream.NAME]",
+    keys: &[
+        "servers",
+        "connect_timeout",
+        "response_timeout",
+        "tunnel_timeout",
+        "keepalive",
+        "idle_timeout",
+        "max_fails",
+        "fail_timeout",
+        "max_inflight",
+        "health",
+        "tls",
+    ],
+    later: &[],
+    foreign: &[
+        ("server", "write `servers = [\"http://127.0.0.1:8001\"]`"),
+        ("least_conn", "leave it out: the server with the fewest requests is always the next"),
+        ("proxy_connect_timeout", "it is `connect_timeout` here"),
+        ("proxy_read_timeout", "it is `response_timeout` here, and `tunnel_timeout` for WebSockets"),
+    ],
+};
+
+const HEALTH: Kind =
+    Kind { name: "`health`", keys: &["path", "every", "timeout", "status"], later: &[], foreign: &[] };
+
+const UPSTREAM_TLS: Kind = Kind {
+    name: "`tls` of an upstream",
+    keys: &["ca", "server_name", "verify"],
+    later: &["cert", "key"],
+    foreign: &[],
 };
 
 const DEFAULTS: Kind = Kind {
@@ -388,6 +457,7 @@ pub(super) fn read(text: &str, findings: &Findings) -> Option<File> {
         listeners: top.tables("listener", &LISTENER).iter().map(listener).collect(),
         trust: top.table("trust", &TRUST).map(|table| trust(&table)).unwrap_or_default(),
         layer: top.table("layer", &LAYER).map(|table| layer(&table)).unwrap_or_default(),
+        upstreams: upstreams(&top),
         defaults: top.table("defaults", &DEFAULTS).map(|table| shared(&table)).unwrap_or_default(),
         routes: top.tables("route", &ROUTE).iter().map(route).collect(),
     })
@@ -571,6 +641,57 @@ fn layer(table: &Table<'_>) -> LayerTable {
     }
 }
 
+fn upstreams(top: &Table<'_>) -> Vec<UpstreamTable> {
+    let Some(at) = top.any_table("upstream") else { return Vec::new() };
+    let mut upstreams = Vec::new();
+    for (key, value) in in_file_order(at.value) {
+        if let DeValue::Table(inner) = value.get_ref() {
+            let name = At { value: key.get_ref().to_string(), span: key.span() };
+            upstreams.push(upstream(name, &Table::new(inner, value.span(), &UPSTREAM, top.findings)));
+        } else {
+            let help = "write `[upstream.NAME]` and below it `servers = [\"http://127.0.0.1:8001\"]`";
+            top.wrong(key.get_ref(), value, "a table", Some(help.to_owned()));
+        }
+    }
+    upstreams
+}
+
+fn upstream(name: At<String>, table: &Table<'_>) -> UpstreamTable {
+    table.require("servers");
+    let time = |key| table.duration(key, Duration::from_millis(10)..=HOUR);
+    let health = table.table("health", &HEALTH).map(|health| {
+        health.require("path");
+        let time = |key| health.duration(key, Duration::from_millis(10)..=HOUR);
+        HealthTable {
+            path: health.text("path"),
+            every: time("every"),
+            timeout: time("timeout"),
+            status: health.count("status", 200..=599),
+        }
+    });
+    let tls = table.table("tls", &UPSTREAM_TLS).map(|tls| {
+        tls.at(UpstreamTlsTable {
+            ca: tls.text("ca"),
+            server_name: tls.text("server_name"),
+            verify: tls.flag("verify"),
+        })
+    });
+    UpstreamTable {
+        name,
+        servers: table.texts("servers"),
+        connect_timeout: time("connect_timeout"),
+        response_timeout: time("response_timeout"),
+        tunnel_timeout: time("tunnel_timeout"),
+        keepalive: table.count("keepalive", 0..=10_000),
+        idle_timeout: time("idle_timeout"),
+        max_fails: table.count("max_fails", 0..=1_000),
+        fail_timeout: time("fail_timeout"),
+        max_inflight: table.count("max_inflight", 1..=10_000_000),
+        health,
+        tls,
+    }
+}
+
 const HOUR: Duration = Duration::from_hours(1);
 /// From the step of the timers to a month.
 const LIFE: RangeInclusive<Duration> = Duration::from_millis(100)..=Duration::from_hours(720);
@@ -699,6 +820,9 @@ pub(super) fn all_keys() -> impl Iterator<Item = &'static str> {
         &TLS,
         &TRUST,
         &LAYER,
+        &UPSTREAM,
+        &HEALTH,
+        &UPSTREAM_TLS,
         &crate::config::table::SECRET,
         &DEFAULTS,
         &ROUTE,

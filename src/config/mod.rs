@@ -23,6 +23,7 @@ use crate::request::{
 };
 use crate::route::Pattern;
 use crate::session::{Ping, Queue, Rate};
+use crate::upstream;
 
 pub use self::diagnostic::{Code, Diagnostic, Diagnostics, Severity};
 pub use self::print::print;
@@ -93,6 +94,8 @@ pub struct Config {
     pub trust: TrustConfig,
     /// `[layer]`.
     pub layer: LayerConfig,
+    /// `[upstream.NAME]` in file order.
+    pub upstreams: Vec<UpstreamConfig>,
     /// `[[route]]` in file order, at least one.
     pub routes: Vec<RouteConfig>,
 }
@@ -239,6 +242,15 @@ impl LayerConfig {
             }
         }
     }
+}
+
+/// `[upstream.NAME]`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UpstreamConfig {
+    /// Unique; a metric label.
+    pub name: String,
+    /// What it says.
+    pub settings: upstream::Settings,
 }
 
 /// `[[route]]`, with what `[defaults]` gave it.

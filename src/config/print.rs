@@ -10,10 +10,13 @@ use crate::config::file::{
     QUEUE_FULL, SERIALIZER_FORMATS, TRUSTED_HEADERS,
 };
 use crate::config::units::{format_duration, format_size};
-use crate::config::{Config, HandlerConfig, LayerConfig, ListenerConfig, RouteConfig, ServerConfig};
+use crate::config::{
+    Config, HandlerConfig, LayerConfig, ListenerConfig, RouteConfig, ServerConfig, UpstreamConfig,
+};
 use crate::handler::{Format, Respond, Room};
 use crate::listener::Certificate;
 use crate::session::Rate;
+use crate::upstream::ServerAddress;
 
 /// The configuration as a file that reads as the same again, but for the secrets: each is `***`.
 pub fn print(config: &Config) -> String {
@@ -27,6 +30,9 @@ pub fn print(config: &Config) -> String {
     out.line("proxies", &list(&config.trust.proxies));
     out.line("headers", &quoted(TRUSTED_HEADERS.word(config.trust.headers)));
     out.layer(&config.layer);
+    for upstream in &config.upstreams {
+        out.upstream(upstream);
+    }
     for route in &config.routes {
         out.route(route);
     }
@@ -104,6 +110,49 @@ impl Printer {
                 self.line("symmetric_encryption_keys", &list(symmetric_encryption_keys));
                 self.line("serializer_format", &quoted(SERIALIZER_FORMATS.word(*serializer_format)));
             }
+        }
+    }
+
+    fn upstream(&mut self, upstream: &UpstreamConfig) {
+        let settings = &upstream.settings;
+        let name = &upstream.name;
+        self.header(&if name.contains('.') {
+            format!("[upstream.\"{name}\"]")
+        } else {
+            format!("[upstream.{name}]")
+        });
+        self.line("servers", &list(&settings.servers));
+        let time = |duration| quoted(&format_duration(duration));
+        self.line("connect_timeout", &time(settings.connect_timeout));
+        self.line("response_timeout", &time(settings.response_timeout));
+        self.line("tunnel_timeout", &time(settings.tunnel_timeout));
+        self.line("keepalive", &settings.keepalive.to_string());
+        self.line("idle_timeout", &time(settings.idle_timeout));
+        self.line("max_fails", &settings.fails_max.to_string());
+        self.line("fail_timeout", &time(settings.fail_timeout));
+        match settings.inflight_max {
+            Some(max) => self.line("max_inflight", &max.to_string()),
+            None => self.text.push_str("# max_inflight: no limit\n"),
+        }
+        match &settings.health {
+            Some(health) => {
+                let entries = [
+                    ("path", quoted(&health.path)),
+                    ("every", time(health.every)),
+                    ("timeout", time(health.timeout)),
+                    ("status", health.status.to_string()),
+                ];
+                self.line("health", &table(&entries));
+            }
+            None => self.text.push_str("# health: off\n"),
+        }
+        let is_tls = |server: &ServerAddress| matches!(server, ServerAddress::Tcp { tls: true, .. });
+        if settings.servers.iter().any(is_tls) {
+            let tls = &settings.tls;
+            let mut entries = vec![("verify", tls.verify.to_string())];
+            entries.extend(tls.ca.as_ref().map(|ca| ("ca", quoted(&ca.path))));
+            entries.extend(tls.server_name.as_ref().map(|name| ("server_name", quoted(name))));
+            self.line("tls", &table(&entries));
         }
     }
 

@@ -12,6 +12,7 @@ use crate::request::{Drain, Live, RouteRules, Rules, Snapshot, Takes, Target, Ta
 use crate::route::PatternError;
 use crate::session;
 use crate::session::Profile;
+use crate::upstream::Upstreams;
 
 /// Digits of the SHA-256 that stand for a configuration in metrics and logs.
 const HASH_LEN: usize = 8;
@@ -21,6 +22,7 @@ const HASH_LEN: usize = 8;
 pub struct Assembly {
     requests: Arc<request::Metrics>,
     sessions: Arc<session::Metrics>,
+    upstreams: Upstreams,
     /// How many snapshots have their handles and are not in force yet.
     pending: Arc<Mutex<usize>>,
 }
@@ -33,10 +35,21 @@ pub struct Assembly {
 #[must_use]
 pub struct Pending(Arc<Mutex<usize>>);
 
+/// What has series and is of no use any more.
+#[derive(Debug)]
+pub struct Gone {
+    routes: Vec<Arc<str>>,
+    upstreams: Vec<Arc<str>>,
+}
+
 impl Assembly {
     /// Handles are taken from these.
-    pub fn new(requests: Arc<request::Metrics>, sessions: Arc<session::Metrics>) -> Self {
-        Self { requests, sessions, pending: Arc::default() }
+    pub fn new(
+        requests: Arc<request::Metrics>,
+        sessions: Arc<session::Metrics>,
+        upstreams: Upstreams,
+    ) -> Self {
+        Self { requests, sessions, upstreams, pending: Arc::default() }
     }
 
     /// Open sockets, of whatever route.
@@ -102,24 +115,32 @@ impl Assembly {
         Ok((Snapshot { generation, hash, rules, limits, drain }, pending))
     }
 
-    /// The routes that are not in force and have no socket any more. To be asked before a scrape, which shows
-    /// their last values, and forgotten after it.
-    pub fn gone_routes(&self, in_force: &Snapshot) -> Vec<Arc<str>> {
+    /// The routes that are not in force and have no socket any more, and the upstreams that nobody uses. To be
+    /// asked before a scrape, which shows their last values, and forgotten after it.
+    pub fn gone(&self, in_force: &Snapshot) -> Gone {
+        Gone { routes: self.gone_routes(in_force), upstreams: self.upstreams.gone() }
+    }
+
+    fn gone_routes(&self, in_force: &Snapshot) -> Vec<Arc<str>> {
         let kept: HashSet<_> = in_force.rules.routes().iter().map(|route| &*route.name).collect();
         let mut gone = self.requests.route_names();
         gone.retain(|name| !kept.contains(&**name) && !self.sessions.has_sockets(name));
         gone
     }
 
-    /// Forgets the series of those of these routes that are still gone. While a snapshot is on its way into
-    /// force it forgets nothing, for the next scrape can.
-    pub fn forget_routes(&self, gone: &[Arc<str>], live: &Live) {
+    /// Forgets the series of those of these that are still gone. While a snapshot is on its way into force it
+    /// forgets nothing, for the next scrape can.
+    pub fn forget(&self, gone: &Gone, live: &Live) {
         // Whoever wants handles for a snapshot waits for this lock.
         let pending = self.pending.lock().unwrap_or_else(PoisonError::into_inner);
-        if gone.is_empty() || 0 < *pending {
+        if 0 < *pending {
             return;
         }
-        for name in self.gone_routes(&live.load()).iter().filter(|name| gone.contains(name)) {
+        self.upstreams.forget(&gone.upstreams);
+        if gone.routes.is_empty() {
+            return;
+        }
+        for name in self.gone_routes(&live.load()).iter().filter(|name| gone.routes.contains(name)) {
             self.requests.forget_route(name);
             self.sessions.forget_route(name);
         }
@@ -146,13 +167,17 @@ mod tests {
     use super::*;
     use crate::config;
     use crate::reload::FileSecrets;
+    use crate::upstream;
 
     #[test]
     fn routes_on_their_way_into_force_are_not_forgotten() {
         let registry = Registry::new();
         let requests = Arc::new(request::Metrics::register(&registry).unwrap());
         let sessions = Arc::new(session::Metrics::register(&registry).unwrap());
-        let assembly = Assembly::new(requests, sessions);
+        let upstreams = Arc::new(upstream::Metrics::register(&registry).unwrap());
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        let upstreams = Upstreams::new(upstreams, runtime.handle().clone());
+        let assembly = Assembly::new(requests, sessions, upstreams);
         let config = |name: &str| {
             let text = format!(
                 "version = 1\n[[listener]]\nname = \"public\"\naddress = \"127.0.0.1:0\"\n\
@@ -168,8 +193,8 @@ mod tests {
                 ))
         };
         let scrape = |live: &Live| {
-            let gone = assembly.gone_routes(&live.load());
-            assembly.forget_routes(&gone, live);
+            let gone = assembly.gone(&live.load());
+            assembly.forget(&gone, live);
         };
         let (first, pending) = assembly.snapshot(config("first"), 1, "").unwrap();
         let live = Live::new(first);
@@ -178,10 +203,10 @@ mod tests {
         scrape(&live);
         assert!(seen("first") && seen("second"));
         // A scrape may also begin before the table is replaced and end after it.
-        let gone = assembly.gone_routes(&live.load());
+        let gone = assembly.gone(&live.load());
         live.replace(second);
         drop(pending);
-        assembly.forget_routes(&gone, &live);
+        assembly.forget(&gone, &live);
         assert!(seen("first") && seen("second"));
         scrape(&live);
         assert!(!seen("first") && seen("second"));

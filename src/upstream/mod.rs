@@ -1,4 +1,4 @@
-//! The applications behind: what plain requests and WebSockets are passed on to.
+//! The applications behind: what plain requests and sockets are passed on to.
 //!
 //! An [`Upstream`] is shared by all workers and knows how its servers are. A [`Client`] belongs to one worker and
 //! holds its idle connections, which live on that worker's runtime. [`forward`] says what of a head goes through.

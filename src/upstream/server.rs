@@ -35,6 +35,9 @@ impl fmt::Debug for Upstream {
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Tried(u64);
 
+/// Whether it is out, until when, and how many requests it has: the least is the best.
+type Rank = (bool, u64, usize);
+
 impl Upstream {
     pub(super) fn new(
         name: Arc<str>,
@@ -75,7 +78,7 @@ impl Upstream {
         let count = self.servers.len();
         let turn = self.turn.fetch_add(1, Ordering::Relaxed);
         let now = Instant::now();
-        let mut best: Option<(usize, &Arc<Server>, (bool, u64, usize))> = None;
+        let mut best: Option<(usize, &Arc<Server>, Rank)> = None;
         for at in (0..count).map(|step| turn.wrapping_add(step) % count) {
             let Some(server) = self.servers.get(at).filter(|_| tried.0 & (1 << at) == 0) else { continue };
             if !server.healthy.load(Ordering::Relaxed) {

@@ -6,7 +6,6 @@ use std::sync::Arc;
 use rustls::client::WebPkiServerVerifier;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::CryptoProvider;
-use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
 use tokio_rustls::TlsConnector;
@@ -43,27 +42,17 @@ impl Connector {
 }
 
 fn roots(settings: &TlsSettings) -> Result<RootCertStore, String> {
+    if let Some(ca) = &settings.ca {
+        return ca.certificates();
+    }
     let mut roots = RootCertStore::empty();
-    match &settings.ca {
-        Some(ca) => {
-            for certificate in CertificateDer::pem_slice_iter(ca.pem.as_bytes()) {
-                let certificate = certificate.map_err(|error| format!("`{}`: {error}", ca.path))?;
-                roots.add(certificate).map_err(|error| format!("`{}`: {error}", ca.path))?;
-            }
-            if roots.is_empty() {
-                return Err(format!("`{}` holds no certificate", ca.path));
-            }
-        }
-        None => {
-            let found = rustls_native_certs::load_native_certs();
-            for error in &found.errors {
-                tracing::warn!(%error, "an authority of the system cannot be read");
-            }
-            roots.add_parsable_certificates(found.certs);
-            if roots.is_empty() {
-                return Err("the system has no authorities; name some with `tls = { ca = … }`".to_owned());
-            }
-        }
+    let found = rustls_native_certs::load_native_certs();
+    for error in &found.errors {
+        tracing::warn!(%error, "an authority of the system cannot be read");
+    }
+    roots.add_parsable_certificates(found.certs);
+    if roots.is_empty() {
+        return Err("the system has no authorities; name some with `tls = { ca = … }`".to_owned());
     }
     Ok(roots)
 }

@@ -28,7 +28,7 @@ impl Compiler<'_> {
             .iter()
             .map(|table| {
                 let name =
-                    table.name.as_ref().filter(|at| self.is_name("listener", at) & names.add(self, at));
+                    table.name.as_ref().filter(|at| self.is_name("a listener", at) & names.add(self, at));
                 let address = table.address.as_ref().and_then(|at| self.free_address(at, &mut addresses));
                 let listener = self.listener(table, file, address.as_ref());
                 Some(ListenerConfig { name: name?.value.clone(), ..listener? })
@@ -197,7 +197,7 @@ impl Compiler<'_> {
     }
 
     /// The text of a file that the key names; none of it is ever shown.
-    fn pem<'a>(&self, at: Option<&'a At<String>>) -> Option<(&'a At<String>, String)> {
+    pub(super) fn pem<'a>(&self, at: Option<&'a At<String>>) -> Option<(&'a At<String>, String)> {
         let at = at?;
         match self.secrets.read(&SecretSource::File(at.value.clone())) {
             Ok(text) => Some((at, text)),

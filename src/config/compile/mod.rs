@@ -2,6 +2,7 @@
 
 mod listener;
 mod layer;
+mod upstream;
 mod route;
 mod room;
 mod respond;
@@ -26,8 +27,16 @@ pub(super) fn compile(file: &File, text: &str, secrets: &dyn Secrets, findings: 
     let listeners = compiler.listeners(file);
     let trust = compiler.trust(&file.trust, &file.listeners);
     let layer = compiler.layer(&file.layer);
+    let upstreams = compiler.upstreams(&file.upstreams);
     let routes = compiler.routes(&file.routes, &file.defaults);
-    Some(Config { server: server?, listeners: listeners?, trust, layer: layer?, routes: routes? })
+    Some(Config {
+        server: server?,
+        listeners: listeners?,
+        trust,
+        layer: layer?,
+        upstreams: upstreams?,
+        routes: routes?,
+    })
 }
 
 struct Compiler<'a> {
@@ -103,7 +112,7 @@ impl Compiler<'_> {
             && text.starts_with(|ch: char| ch.is_ascii_alphanumeric())
             && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte));
         if !fits {
-            let message = format!("`{text}` is no name for a {what}");
+            let message = format!("`{text}` is no name for {what}");
             let help = "use 1 to 64 ASCII letters, digits, `-`, `_` or `.`, and begin with a letter or digit";
             let diagnostic = Diagnostic::new(Code::Name, at.span.clone(), message).help(help);
             let len = text.chars().count();

@@ -52,7 +52,7 @@ impl Compiler<'_> {
         let routes: Vec<_> = tables
             .iter()
             .map(|table| {
-                let name = table.name.as_ref().filter(|at| self.is_name("route", at) & names.add(self, at));
+                let name = table.name.as_ref().filter(|at| self.is_name("a route", at) & names.add(self, at));
                 self.route(table, name, &defaults)
             })
             .collect();

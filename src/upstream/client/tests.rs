@@ -543,7 +543,8 @@ async fn neither_way_is_more_held_than_the_slower_side_takes() {
             let (mut stream, _) = listener.accept().await.unwrap();
             read_head(&mut stream).await.unwrap();
             stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 999999999\r\n\r\n").await.unwrap();
-            while stream.write_all(&[0; 64 << 10]).await.is_ok() {
+            let piece = vec![0; 64 << 10];
+            while stream.write_all(&piece).await.is_ok() {
                 count.set(count.get() + (64 << 10));
             }
         });
