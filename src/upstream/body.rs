@@ -33,7 +33,7 @@ pub(super) struct Progress {
     pub(super) error: RefCell<Option<BoxError>>,
 }
 
-/// The client's body has failed; why is kept in [`Progress`].
+/// The client's body has failed; why is in the error of the request.
 #[derive(Debug, thiserror::Error)]
 #[error("the body of the request is broken")]
 pub struct BrokenRequest;
