@@ -21,6 +21,7 @@ mod admission;
 mod channel_layer;
 mod cli;
 mod descriptors;
+mod http2;
 mod metrics;
 mod proxy_protocol;
 mod reload;

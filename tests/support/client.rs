@@ -155,6 +155,11 @@ impl<S: Wire> Client<S> {
         self.next() == Frame::End
     }
 
+    /// What has come and belongs to no frame yet.
+    pub fn take_unread(&mut self) -> Vec<u8> {
+        std::mem::take(&mut self.unread)
+    }
+
     /// Tells the server that nothing more will come, and goes on reading.
     pub fn finish_writing(&self) {
         self.stream.shutdown(Shutdown::Write);
@@ -163,7 +168,7 @@ impl<S: Wire> Client<S> {
     /// The next frame, whatever it is.
     pub fn next_frame(&mut self) -> Frame {
         loop {
-            if let Some((frame, len)) = parse(&self.unread) {
+            if let Some((frame, len)) = parse_frame(&self.unread) {
                 self.unread.drain(..len);
                 return frame;
             }
@@ -179,7 +184,7 @@ impl<S: Wire> Client<S> {
 
     /// Whether nothing comes for this long.
     pub fn is_silent_for(&mut self, time: Duration) -> bool {
-        if parse(&self.unread).is_some() {
+        if parse_frame(&self.unread).is_some() {
             return false;
         }
         self.stream.set_read_timeout(Some(time));
@@ -306,7 +311,7 @@ fn read_body(stream: &mut impl Read, mut response: Response, mut bytes: Vec<u8>)
 }
 
 /// The first frame in the bytes and its length, if it is complete.
-fn parse(bytes: &[u8]) -> Option<(Frame, usize)> {
+pub fn parse_frame(bytes: &[u8]) -> Option<(Frame, usize)> {
     let (&first, &second) = (bytes.first()?, bytes.get(1)?);
     assert_eq!(second & 0x80, 0, "a server does not mask");
     assert_eq!(first & 0x80, 0x80, "this server does not fragment");

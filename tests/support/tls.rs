@@ -154,6 +154,11 @@ impl TlsClient {
         Self(Arc::new(config))
     }
 
+    /// The settings of this client, for one that does not block.
+    pub fn config(&self) -> Arc<ClientConfig> {
+        Arc::clone(&self.0)
+    }
+
     /// Connects and completes the handshake, as far as the client can see.
     ///
     /// # Errors
