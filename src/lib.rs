@@ -9,6 +9,7 @@ pub mod route;
 pub mod websocket;
 pub mod scope;
 pub mod session;
+pub mod files;
 pub mod handler;
 pub mod upstream;
 pub mod channel_layer;

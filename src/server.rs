@@ -5,7 +5,7 @@
 
 use std::net::SocketAddr;
 use std::num::NonZeroUsize;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -34,7 +34,7 @@ use crate::listener::{
     AcceptLimits, CertificateStore, HandedOver, ListenError, Listener, Policy, Tls, TlsError,
 };
 use crate::reload;
-use crate::reload::{Assembly, Reloader, Running};
+use crate::reload::{Assembly, AssemblyError, Reloader, Running};
 use crate::request;
 use crate::request::{Drain, Limits, Live, Service};
 use crate::session;
@@ -116,9 +116,9 @@ pub enum StartError {
     /// A metric's name is taken: our fault.
     #[error("a metric cannot be registered")]
     Metrics(#[from] prometheus::Error),
-    /// The routes are too large together.
-    #[error("the routes are too large: {0}")]
-    Routes(String),
+    /// What the configuration asks for cannot be had.
+    #[error(transparent)]
+    Assembly(#[from] AssemblyError),
 }
 
 /// The signals that the process listens to.
@@ -198,11 +198,11 @@ pub async fn run(start: Start) -> Result<(), StartError> {
     let (layer, layer_task) =
         ChannelLayer::new(config.layer.to_channel_layer(), layer_inboxes, metrics.layer);
 
+    let folder = file.as_deref().and_then(Path::parent).unwrap_or(Path::new(""));
     let upstreams = Upstreams::new(metrics.upstreams, runtime::Handle::current());
-    let assembly = Assembly::new(Arc::clone(&metrics.requests), metrics.sessions, upstreams);
+    let assembly = Assembly::new(Arc::clone(&metrics.requests), metrics.sessions, upstreams, folder);
     let routes = config.routes.len();
-    let (snapshot, pending) =
-        assembly.snapshot(config, 1, &digest).map_err(|error| StartError::Routes(error.to_string()))?;
+    let (snapshot, pending) = assembly.snapshot(config, 1, &digest)?;
     metrics.reload.started(&snapshot, routes);
     let live = Live::new(snapshot);
     drop(pending);

@@ -13,6 +13,7 @@ use crate::channel_layer::SerializerFormat;
 use crate::config::diagnostic::{Code, Diagnostic, Findings, Span};
 use crate::config::table::{At, HostEntry, Kind, SecretText, Table, Words, in_file_order};
 use crate::config::{LogFormat, LogLevel};
+use crate::files::Compression;
 use crate::handler::Format;
 use crate::listener::ProxyProtocol;
 use crate::request::{ForwardedHeaders, NoOrigin};
@@ -133,6 +134,7 @@ pub(super) struct SharedKeys {
     pub(super) max_message: Option<At<u64>>,
     pub(super) queue_bytes: Option<At<u64>>,
     pub(super) queue_full: Option<At<FullQueue>>,
+    pub(super) max_body: Option<At<u64>>,
     /// `None` inside is `"off"`, here and below.
     pub(super) rate: Option<At<Option<RateTable>>>,
     pub(super) max_age: Option<At<Option<Duration>>>,
@@ -170,6 +172,12 @@ pub(super) struct RouteTable {
     pub(super) body: Option<At<String>>,
     pub(super) headers: Option<At<Vec<HeaderEntry>>>,
     pub(super) location: Option<At<String>>,
+    pub(super) upstream: Option<At<String>>,
+    pub(super) try_files: Option<At<String>>,
+    pub(super) root: Option<At<String>>,
+    pub(super) index: Option<At<bool>>,
+    pub(super) precompressed: Option<At<Vec<At<Compression>>>>,
+    pub(super) cache_control: Option<At<String>>,
     /// The keys that are there, whether or not their values are right.
     pub(super) keys: Vec<At<String>>,
 }
@@ -204,6 +212,8 @@ pub(super) enum ClientAuthWord {
 pub(super) enum HandlerWord {
     Room,
     Echo,
+    Proxy,
+    Static,
     Respond,
 }
 
@@ -273,9 +283,21 @@ pub(super) const NO_ORIGIN: Words<NoOrigin> =
     Words { now: &[("allow", NoOrigin::Allow), ("refuse", NoOrigin::Refuse)], aliases: &[], later: &[] };
 
 pub(super) const HANDLERS: Words<HandlerWord> = Words {
-    now: &[("room", HandlerWord::Room), ("echo", HandlerWord::Echo), ("respond", HandlerWord::Respond)],
+    now: &[
+        ("room", HandlerWord::Room),
+        ("echo", HandlerWord::Echo),
+        ("proxy", HandlerWord::Proxy),
+        ("static", HandlerWord::Static),
+        ("respond", HandlerWord::Respond),
+    ],
     aliases: &[],
-    later: &["proxy", "static", "worker"],
+    later: &["worker"],
+};
+
+pub(super) const COMPRESSIONS: Words<Compression> = Words {
+    now: &[("br", Compression::Brotli), ("zstd", Compression::Zstandard), ("gzip", Compression::Gzip)],
+    aliases: &[],
+    later: &[],
 };
 
 pub(super) const FORMATS: Words<Format> = Words {
@@ -385,7 +407,18 @@ const UPSTREAM_TLS: Kind = Kind {
 
 const DEFAULTS: Kind = Kind {
     name: "[defaults]",
-    keys: &["hosts", "origins", "no_origin", "ping", "max_message", "queue", "rate", "max_age", "idle"],
+    keys: &[
+        "hosts",
+        "origins",
+        "no_origin",
+        "ping",
+        "max_message",
+        "queue",
+        "rate",
+        "max_age",
+        "idle",
+        "max_body",
+    ],
     later: &["on_change", "auth"],
     foreign: &[
         ("allowed_hosts", "it is `hosts` here"),
@@ -423,8 +456,15 @@ const ROUTE: Kind = Kind {
         "body",
         "headers",
         "location",
+        "max_body",
+        "upstream",
+        "try_files",
+        "root",
+        "index",
+        "precompressed",
+        "cache_control",
     ],
-    later: &["on_change", "auth", "upstream", "try_files", "root", "channel"],
+    later: &["on_change", "auth", "channel"],
     foreign: DEFAULTS.foreign,
 };
 
@@ -713,6 +753,7 @@ fn shared(table: &Table<'_>) -> SharedKeys {
         rate: rate(table),
         max_age: table.duration_or_off("max_age", LIFE),
         idle: table.duration_or_off("idle", LIFE),
+        max_body: table.size("max_body", 0..=1 << 40),
     }
 }
 
@@ -759,6 +800,12 @@ fn route(table: &Table<'_>) -> RouteTable {
         body: table.text("body"),
         headers: headers(table),
         location: table.text("location"),
+        upstream: table.text("upstream"),
+        try_files: table.text("try_files"),
+        root: table.text("root"),
+        index: table.flag("index"),
+        precompressed: table.words("precompressed", &COMPRESSIONS),
+        cache_control: table.text("cache_control"),
         keys: table.keys(),
     }
 }

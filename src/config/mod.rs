@@ -16,10 +16,12 @@ use std::num::NonZeroUsize;
 
 use crate::channel_layer;
 use crate::channel_layer::{PubSubConfig, RedisUrl, Secret, Serializer, SerializerFormat};
+use crate::files::Files;
 use crate::handler::{Respond, Room};
 use crate::listener::{Address, Certificate, ClientAuth, ProxyProtocol};
 use crate::request::{
-    ForwardedHeaders, HeadSizes, HostPattern, LimitSettings, OriginPolicy, TrustedProxies, TrustedProxy,
+    ForwardedHeaders, HeadSizes, HostPattern, LimitSettings, OriginPolicy, Takes, TrustedProxies,
+    TrustedProxy,
 };
 use crate::route::Pattern;
 use crate::session::{Ping, Queue, Rate};
@@ -303,6 +305,17 @@ impl PatternKey {
     }
 }
 
+/// The keys of `handler = "proxy"`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ProxyConfig {
+    /// The name of one of the upstreams.
+    pub upstream: String,
+    /// The longest body of a request, in bytes.
+    pub body_bytes_max: u64,
+    /// Files that are answered in its place; a relative root is beside the file.
+    pub try_files: Option<Files>,
+}
+
 /// `handler` and the keys that belong to it.
 #[derive(Debug)]
 pub enum HandlerConfig {
@@ -310,6 +323,10 @@ pub enum HandlerConfig {
     Room(Room),
     /// `echo`.
     Echo,
+    /// `proxy`.
+    Proxy(ProxyConfig),
+    /// `static`; a relative root is beside the file.
+    Static(Files),
     /// `respond`.
     Respond(Respond),
 }
@@ -320,15 +337,18 @@ impl HandlerConfig {
         match self {
             Self::Room(_) => "room",
             Self::Echo => "echo",
+            Self::Proxy(_) => "proxy",
+            Self::Static(_) => "static",
             Self::Respond(_) => "respond",
         }
     }
 
-    /// Whether it takes WebSocket handshakes; otherwise it takes plain requests.
-    pub fn is_websocket(&self) -> bool {
+    /// The kind of requests that it takes.
+    pub fn takes(&self) -> Takes {
         match self {
-            Self::Room(_) | Self::Echo => true,
-            Self::Respond(_) => false,
+            Self::Room(_) | Self::Echo => Takes::WebSocket,
+            Self::Proxy(_) => Takes::Both,
+            Self::Static(_) | Self::Respond(_) => Takes::Plain,
         }
     }
 }

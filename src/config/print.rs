@@ -6,15 +6,18 @@ use std::fmt::Write as _;
 use http::{HeaderMap, header};
 
 use crate::config::file::{
-    CLIENT_AUTH, ClientAuthWord, FORMATS, LOG_FORMATS, LOG_LEVELS, NO_ORIGIN, OVER_RATE, PROXY_PROTOCOL,
-    QUEUE_FULL, SERIALIZER_FORMATS, TRUSTED_HEADERS,
+    CLIENT_AUTH, COMPRESSIONS, ClientAuthWord, FORMATS, LOG_FORMATS, LOG_LEVELS, NO_ORIGIN, OVER_RATE,
+    PROXY_PROTOCOL, QUEUE_FULL, SERIALIZER_FORMATS, TRUSTED_HEADERS,
 };
 use crate::config::units::{format_duration, format_size};
 use crate::config::{
-    Config, HandlerConfig, LayerConfig, ListenerConfig, RouteConfig, ServerConfig, UpstreamConfig,
+    Config, HandlerConfig, LayerConfig, ListenerConfig, ProxyConfig, RouteConfig, ServerConfig,
+    UpstreamConfig,
 };
+use crate::files::Files;
 use crate::handler::{Format, Respond, Room};
 use crate::listener::Certificate;
+use crate::request::Takes;
 use crate::session::Rate;
 use crate::upstream::ServerAddress;
 
@@ -162,9 +165,11 @@ impl Printer {
         self.line(route.pattern_key.as_str(), &quoted(route.pattern.as_str()));
         self.line("handler", &quoted(route.handler.word()));
         self.line("hosts", &list(&route.hosts));
-        if route.handler.is_websocket() {
+        if route.handler.takes() != Takes::Plain {
             self.line("origins", &list(&route.origins.patterns));
             self.line("no_origin", &quoted(NO_ORIGIN.word(route.origins.no_origin)));
+        }
+        if route.handler.takes() == Takes::WebSocket {
             let every = quoted(&format_duration(route.ping.every));
             let timeout = quoted(&format_duration(route.ping.timeout));
             self.line("ping", &table(&[("every", every), ("timeout", timeout)]));
@@ -179,7 +184,32 @@ impl Printer {
         match &route.handler {
             HandlerConfig::Room(room) => self.room(room),
             HandlerConfig::Echo => (),
+            HandlerConfig::Proxy(proxy) => self.proxy(proxy),
+            HandlerConfig::Static(files) => {
+                self.line("root", &quoted(&files.root.display().to_string()));
+                self.line("index", if files.index { "true" } else { "false" });
+                self.files(files);
+            }
             HandlerConfig::Respond(respond) => self.respond(respond),
+        }
+    }
+
+    fn proxy(&mut self, proxy: &ProxyConfig) {
+        self.line("upstream", &quoted(&proxy.upstream));
+        self.line("max_body", &quoted(&format_size(proxy.body_bytes_max)));
+        if let Some(files) = &proxy.try_files {
+            self.line("try_files", &quoted(&files.root.display().to_string()));
+            self.files(files);
+        }
+    }
+
+    /// All but the folder.
+    fn files(&mut self, files: &Files) {
+        let words: Vec<_> = files.precompressed.iter().map(|&form| COMPRESSIONS.word(form)).collect();
+        self.line("precompressed", &list(&words));
+        if let Some(cache_control) = &files.cache_control {
+            // The rules let nothing but ASCII through.
+            self.line("cache_control", &quoted(cache_control.to_str().unwrap_or_default()));
         }
     }
 

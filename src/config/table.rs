@@ -262,7 +262,28 @@ impl<'a> Table<'a> {
     }
 
     pub(super) fn word<T: Copy + PartialEq>(&self, key: &str, words: &'static Words<T>) -> Option<At<T>> {
-        let at = self.text(key)?;
+        self.known_word(key, self.text(key)?, words)
+    }
+
+    /// A list of words.
+    pub(super) fn words<T: Copy + PartialEq>(
+        &self,
+        key: &str,
+        words: &'static Words<T>,
+    ) -> Option<At<Vec<At<T>>>> {
+        let texts = self.texts(key)?;
+        let wanted = texts.value.len();
+        let known: Vec<_> =
+            texts.value.into_iter().filter_map(|at| self.known_word(key, at, words)).collect();
+        (known.len() == wanted).then_some(At { value: known, span: texts.span })
+    }
+
+    fn known_word<T: Copy + PartialEq>(
+        &self,
+        key: &str,
+        at: At<String>,
+        words: &'static Words<T>,
+    ) -> Option<At<T>> {
         if let Some((_, value)) = words.now.iter().chain(words.aliases).find(|(word, _)| *word == at.value) {
             return Some(At { value: *value, span: at.span });
         }

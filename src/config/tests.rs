@@ -274,26 +274,23 @@ fn what_a_later_release_brings_is_not_called_unknown() {
           |
           = help: leave it out; a later release brings it
         "#);
-    assert_snapshot!(
-        whole("version = 1\n[[route]]\nname = 'site'\npath = '/.*'\nhandler = 'proxy'\nupstream = 'django'\n"),
-        @r#"
-        error[E004]: `handler = "proxy"` is not supported yet
+    assert_snapshot!(whole("version = 1\n[[route]]\nname = 'site'\npath = '/.*'\nhandler = 'worker'\nchannel = 'edge'\n"), @r#"
+        error[E004]: `handler = "worker"` is not supported yet
          --> routes.toml:5:11
           |
-        5 | handler = 'proxy'
-          |           ^^^^^^^
+        5 | handler = 'worker'
+          |           ^^^^^^^^
           |
-          = help: this release has `room`, `echo` or `respond`
+          = help: this release has `room`, `echo`, `proxy`, `static` or `respond`
 
-        error[E004]: `upstream` in [[route]] is not supported yet
+        error[E004]: `channel` in [[route]] is not supported yet
          --> routes.toml:6:1
           |
-        6 | upstream = 'django'
-          | ^^^^^^^^
+        6 | channel = 'edge'
+          | ^^^^^^^
           |
           = help: leave it out; a later release brings it
-        "#
-    );
+        "#);
 }
 
 #[test]
@@ -1463,7 +1460,7 @@ fn keys_of_another_handler_are_refused() {
         6 | origins = ['*']
           | ^^^^^^^
           |
-          = help: it belongs to `room` or `echo`
+          = help: it belongs to `room`, `echo` or `proxy`
         "#);
     assert_snapshot!(in_room("path = '/'\nwelcome = 'hi'\nformat = 'raw'\nreceive = { pick = ['a'] }\n"), @r#"
         error[E010]: `welcome` has no use in a room with `format = "raw"`
@@ -1481,6 +1478,154 @@ fn keys_of_another_handler_are_refused() {
           |                    ^^^^^
           |
           = help: leave it out: a raw room passes `text` and `bytes` on
+        "#);
+}
+
+#[test]
+fn a_proxy_leads_to_an_upstream_that_is_there() {
+    let in_proxy = |text: &str| {
+        whole(&format!(
+            "version = 1\n[upstream.django]\nservers = ['http://127.0.0.1:8001']\n[[route]]\nname = 'site'\npath = '/.*'\nhandler = 'proxy'\n{text}"
+        ))
+    };
+    assert_eq!(in_proxy("upstream = 'django'\n"), "");
+    assert_snapshot!(in_proxy(""), @r#"
+        error[E006]: this route passes requests on, but does not say where to
+         --> routes.toml:4:1
+          |
+        4 | [[route]]
+          | ^^^^^^^^^
+          |
+          = help: add `upstream = "django"`, and `[upstream.django]` with its `servers`
+        "#);
+    assert_snapshot!(in_proxy("upstream = 'djagno'\n"), @r#"
+        error[E007]: there is no upstream `djagno`
+         --> routes.toml:8:12
+          |
+        8 | upstream = 'djagno'
+          |            ^^^^^^^^
+          |
+          = help: did you mean `django`?
+        "#);
+    assert_snapshot!(in_proxy("upstream = 'flask'\n"), @r#"
+        error[E007]: there is no upstream `flask`
+         --> routes.toml:8:12
+          |
+        8 | upstream = 'flask'
+          |            ^^^^^^^
+          |
+          = help: add `[upstream.flask]` with its `servers`
+        "#);
+    assert_snapshot!(in_proxy("upstream = 'django'\nprecompressed = ['br']\ngroup = 'a'\n"), @r#"
+        error[E010]: `precompressed` has no use without `try_files`
+         --> routes.toml:9:1
+          |
+        9 | precompressed = ['br']
+          | ^^^^^^^^^^^^^
+          |
+          = help: add `try_files = "public"`, or leave it out
+
+        error[E010]: `group` has no use in a route with `handler = "proxy"`
+          --> routes.toml:10:1
+           |
+         7 | handler = 'proxy'
+           |           ------- the handler
+        ...
+        10 | group = 'a'
+           | ^^^^^
+           |
+           = help: it belongs to `room`
+        "#);
+    assert_snapshot!(in_proxy("upstream = 'django'\n[[route]]\nname = 'chat'\npath = '/chat/'\nhandler = 'echo'\n"), @r#"
+        warning[W002]: the route `chat` is never reached
+          --> routes.toml:11:8
+           |
+         6 | path = '/.*'
+           |        ----- `site` takes everything that it could take
+        ...
+        11 | path = '/chat/'
+           |        ^^^^^^^^
+           |
+           = help: put it above `site`
+        "#);
+    assert_snapshot!(beside("[upstream.spare]\nservers = ['http://127.0.0.1:8001']\n"), @r#"
+        warning[W003]: no route leads to the upstream `spare`
+         --> routes.toml:2:11
+          |
+        2 | [upstream.spare]
+          |           ^^^^^
+          |
+          = help: a route does by `handler = "proxy"` and `upstream = "spare"`
+        "#);
+}
+
+#[test]
+fn files_come_from_a_folder() {
+    let in_static = |text: &str| {
+        whole(&format!("version = 1\n[[route]]\nname = 'files'\npath = '/.*'\nhandler = 'static'\n{text}"))
+    };
+    assert_eq!(in_static("root = 'public'\n"), "");
+    assert_snapshot!(in_static(""), @r#"
+        error[E006]: this route answers with files, but does not say of which folder
+         --> routes.toml:2:1
+          |
+        2 | [[route]]
+          | ^^^^^^^^^
+          |
+          = help: add `root = "public"`, a folder beside this file, or an absolute path
+        "#);
+    assert_snapshot!(in_static("root = ''\n"), @r#"
+        error[E014]: an empty path is no folder
+         --> routes.toml:6:8
+          |
+        6 | root = ''
+          |        ^^
+          |
+          = help: write `"."` for the folder of this file
+        "#);
+    assert_snapshot!(
+        in_static("root = 'public'\nindex = 'index.html'\nprecompressed = ['gz', 'br']\ncache_control = \"a\\nb\"\n"),
+        @r#"
+        error[E005]: `index` is `true` or `false`, not a string
+         --> routes.toml:7:9
+          |
+        7 | index = 'index.html'
+          |         ^^^^^^^^^^^^
+
+        error[E007]: `precompressed` cannot be `gz`
+         --> routes.toml:8:18
+          |
+        8 | precompressed = ['gz', 'br']
+          |                  ^^^^
+          |
+          = help: write `br`, `zstd` or `gzip`
+
+        error[E024]: this `cache_control` cannot stand in a header
+         --> routes.toml:9:17
+          |
+        9 | cache_control = "a\nb"
+          |                 ^^^^^^
+          |
+          = help: write it as HTTP has it: `"public, max-age=3600"`
+        "#
+    );
+    assert_snapshot!(in_static("root = 'public'\nprecompressed = ['br', 'br']\nstatus = 200\n"), @r#"
+        error[E012]: this form stands here a second time
+         --> routes.toml:7:24
+          |
+        7 | precompressed = ['br', 'br']
+          |                        ^^^^
+
+        error[E010]: `status` has no use in a route with `handler = "static"`
+         --> routes.toml:8:1
+          |
+        5 | handler = 'static'
+          |           -------- the handler
+        ...
+        8 | status = 200
+          | ^^^^^^
+          |
+          = help: it belongs to `respond`
         "#);
 }
 
@@ -2426,6 +2571,26 @@ handler = "respond"
 status = 410
 body = "It's \"gone\"\n"
 headers = { x-reason = "moved" }
+
+[upstream.django]
+servers = ["http://127.0.0.1:8001"]
+
+[[route]]
+name = "files"
+path = '/static/(?P<path>.*)'
+handler = "static"
+root = "public"
+index = false
+precompressed = ["br", "gzip"]
+cache_control = "public, max-age=60"
+
+[[route]]
+name = "site"
+path = '/site/.*'
+handler = "proxy"
+upstream = "django"
+max_body = "1GiB"
+try_files = "/srv/public"
 "#;
 
 #[test]
@@ -2462,6 +2627,18 @@ fn what_is_printed_reads_as_the_same_again() {
         prefix = "my\tapp"
         symmetric_encryption_keys = ["***", "***"]
         serializer_format = "json"
+
+        [upstream.django]
+        servers = ["http://127.0.0.1:8001"]
+        connect_timeout = "5s"
+        response_timeout = "1m"
+        tunnel_timeout = "1m"
+        keepalive = 32
+        idle_timeout = "4s"
+        max_fails = 1
+        fail_timeout = "10s"
+        # max_inflight: no limit
+        # health: off
 
         [[route]]
         name = "chat"
@@ -2542,6 +2719,28 @@ fn what_is_printed_reads_as_the_same_again() {
         status = 410
         headers = { "x-reason" = "moved", "content-type" = "text/plain; charset=utf-8" }
         body = "It's \"gone\"\n"
+
+        [[route]]
+        name = "files"
+        path = "/static/(?P<path>.*)"
+        handler = "static"
+        hosts = ["*"]
+        root = "public"
+        index = false
+        precompressed = ["br", "gzip"]
+        cache_control = "public, max-age=60"
+
+        [[route]]
+        name = "site"
+        path = "/site/.*"
+        handler = "proxy"
+        hosts = ["*"]
+        origins = ["https://app.example.com:8443", ".example.com"]
+        no_origin = "allow"
+        upstream = "django"
+        max_body = "1GiB"
+        try_files = "/srv/public"
+        precompressed = []
         "#);
     assert_eq!(print(&config(&printed)), printed);
     assert!(!printed.contains("hunter2") && !printed.contains("secret"));

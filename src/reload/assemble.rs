@@ -1,18 +1,21 @@
 //! From a configuration to the snapshot that requests are decided by.
 
 use std::collections::HashSet;
+use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use http::StatusCode;
+use thiserror::Error;
 
-use crate::config::{Config, HandlerConfig};
+use crate::config::{Config, HandlerConfig, UpstreamConfig};
+use crate::files::Files;
 use crate::handler::Handler;
 use crate::request;
-use crate::request::{Drain, Live, RouteRules, Rules, Snapshot, Takes, Target, TargetKind};
+use crate::request::{Drain, Live, Proxy, RouteRules, Rules, Snapshot, Takes, Target, TargetKind};
 use crate::route::PatternError;
 use crate::session;
 use crate::session::Profile;
-use crate::upstream::Upstreams;
+use crate::upstream::{Upstream, Upstreams};
 
 /// Digits of the SHA-256 that stand for a configuration in metrics and logs.
 const HASH_LEN: usize = 8;
@@ -23,6 +26,8 @@ pub struct Assembly {
     requests: Arc<request::Metrics>,
     sessions: Arc<session::Metrics>,
     upstreams: Upstreams,
+    /// Where relative paths begin.
+    folder: Arc<Path>,
     /// How many snapshots have their handles and are not in force yet.
     pending: Arc<Mutex<usize>>,
 }
@@ -43,13 +48,14 @@ pub struct Gone {
 }
 
 impl Assembly {
-    /// Handles are taken from these.
+    /// Handles and upstreams are taken from these; relative paths begin at the folder of the configuration.
     pub fn new(
         requests: Arc<request::Metrics>,
         sessions: Arc<session::Metrics>,
         upstreams: Upstreams,
+        folder: &Path,
     ) -> Self {
-        Self { requests, sessions, upstreams, pending: Arc::default() }
+        Self { requests, sessions, upstreams, folder: folder.into(), pending: Arc::default() }
     }
 
     /// Open sockets, of whatever route.
@@ -61,13 +67,14 @@ impl Assembly {
     ///
     /// # Errors
     ///
-    /// The patterns are each right, but together larger than the matcher may be.
+    /// The operator's: the patterns are each right, but together larger than the matcher may be, or TLS cannot be
+    /// spoken with an upstream as its settings say.
     pub fn snapshot(
         &self,
         config: Config,
         generation: u64,
         digest: &str,
-    ) -> Result<(Snapshot, Pending), PatternError> {
+    ) -> Result<(Snapshot, Pending), AssemblyError> {
         // Before the first handle is taken.
         let pending = Pending::begin(&self.pending);
         let limits = config.server.limits;
@@ -92,10 +99,28 @@ impl Assembly {
             let (takes, kind) = match route.handler {
                 HandlerConfig::Room(room) => (Takes::WebSocket, socket(Handler::Room(room))),
                 HandlerConfig::Echo => (Takes::WebSocket, socket(Handler::Echo)),
+                HandlerConfig::Proxy(proxy) => {
+                    let upstream = self.upstream(&config.upstreams, &proxy.upstream)?;
+                    let try_files = proxy.try_files.map(|files| self.below(files));
+                    let body_bytes_max = proxy.body_bytes_max;
+                    (Takes::Both, TargetKind::Proxy(Proxy { upstream, body_bytes_max, try_files }))
+                }
+                HandlerConfig::Static(files) => (Takes::Plain, TargetKind::Static(self.below(files))),
                 HandlerConfig::Respond(respond) => (Takes::Plain, TargetKind::Respond(respond)),
+            };
+            let body_bytes_max = match &kind {
+                TargetKind::Proxy(proxy) => Some(proxy.body_bytes_max),
+                TargetKind::WebSocket(_) | TargetKind::Static(_) | TargetKind::Respond(_) => None,
             };
             match &kind {
                 TargetKind::WebSocket(_) => metrics.begin(&[StatusCode::UPGRADE_REQUIRED]),
+                TargetKind::Proxy(_) => metrics.begin(&[
+                    StatusCode::OK,
+                    StatusCode::BAD_REQUEST,
+                    StatusCode::BAD_GATEWAY,
+                    StatusCode::GATEWAY_TIMEOUT,
+                ]),
+                TargetKind::Static(_) => metrics.begin(&[StatusCode::OK, StatusCode::NOT_FOUND]),
                 TargetKind::Respond(respond) => metrics.begin(&[respond.status, StatusCode::BAD_REQUEST]),
             }
             let rules = RouteRules {
@@ -104,7 +129,7 @@ impl Assembly {
                 origins: route.origins,
                 subprotocols: route.subprotocols,
                 takes,
-                body_bytes_max: None,
+                body_bytes_max,
                 target: Target { metrics, kind },
             };
             routes.push((route.pattern, rules));
@@ -113,6 +138,20 @@ impl Assembly {
             Rules::new(config.trust.trusted_proxies(), config.trust.headers, config.server.sizes, routes)?;
         let hash = digest.chars().take(HASH_LEN).collect();
         Ok((Snapshot { generation, hash, rules, limits, drain }, pending))
+    }
+
+    /// The upstream of a route, made when the first one asks for it.
+    fn upstream(&self, upstreams: &[UpstreamConfig], name: &str) -> Result<Arc<Upstream>, AssemblyError> {
+        let found = upstreams.iter().find(|upstream| upstream.name == name);
+        let UpstreamConfig { name, settings } =
+            found.ok_or_else(|| AssemblyError::NoUpstream(name.to_owned()))?;
+        let failed = |error| AssemblyError::Upstream { name: name.clone(), error };
+        self.upstreams.get(name, settings).map_err(failed)
+    }
+
+    /// The same files, with a relative folder where the configuration means it.
+    fn below(&self, files: Files) -> Files {
+        Files { root: self.folder.join(&files.root), ..files }
     }
 
     /// The routes that are not in force and have no socket any more, and the upstreams that nobody uses. To be
@@ -147,6 +186,25 @@ impl Assembly {
     }
 }
 
+/// Why a configuration that is right by itself cannot be put in force.
+#[derive(Debug, Error)]
+pub enum AssemblyError {
+    /// The patterns are too large together.
+    #[error("the routes are too large: {0}")]
+    Routes(#[from] PatternError),
+    /// TLS cannot be spoken with an upstream.
+    #[error("the upstream `{name}` cannot be reached as it says: {error}")]
+    Upstream {
+        /// Its name.
+        name: String,
+        /// Why.
+        error: String,
+    },
+    /// A route leads to an upstream that is not there: our fault, for the configuration is checked for it.
+    #[error("there is no upstream `{0}`")]
+    NoUpstream(String),
+}
+
 impl Pending {
     fn begin(pending: &Arc<Mutex<usize>>) -> Self {
         *pending.lock().unwrap_or_else(PoisonError::into_inner) += 1;
@@ -177,7 +235,7 @@ mod tests {
         let upstreams = Arc::new(upstream::Metrics::register(&registry).unwrap());
         let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
         let upstreams = Upstreams::new(upstreams, runtime.handle().clone());
-        let assembly = Assembly::new(requests, sessions, upstreams);
+        let assembly = Assembly::new(requests, sessions, upstreams, Path::new(""));
         let config = |name: &str| {
             let text = format!(
                 "version = 1\n[[listener]]\nname = \"public\"\naddress = \"127.0.0.1:0\"\n\

@@ -8,7 +8,7 @@ mod metrics;
 mod read;
 mod watch;
 
-pub use assemble::{Assembly, Gone, Pending};
+pub use assemble::{Assembly, AssemblyError, Gone, Pending};
 pub use metrics::Metrics;
 pub use read::{FileSecrets, ReadError, digest, read};
 

@@ -142,9 +142,9 @@ impl<T> Rules<T> {
         Ok(Self { trusted, forwarded, sizes, table: Table::new(patterns)?, routes, hosts })
     }
 
-    /// Whose word on clients counts.
-    pub fn trusted(&self) -> &TrustedProxies {
-        &self.trusted
+    /// Whether trusted proxies write `X-Forwarded-For`.
+    pub fn reads_x_forwarded(&self) -> bool {
+        self.forwarded == ForwardedHeaders::XForwarded
     }
 
     /// The largest head of a request.

@@ -1,28 +1,39 @@
-//! The bodies of answers.
+//! The bodies of requests and answers.
 
+use std::fmt;
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use bytes::Bytes;
 use http_body::{Frame, SizeHint};
 use http_body_util::Full;
+use hyper::body::Incoming;
+use tokio::time::{Instant, Sleep, sleep_until};
 
+use crate::files::FileBody;
 use crate::request::pace::InFlight;
+use crate::upstream::AnswerBody;
+
+/// What a client may keep us waiting for its body, in all.
+const WAIT_MAX: Duration = Duration::from_secs(30);
+/// For so many bytes that came it may keep us waiting a second more.
+const BYTES_A_SECOND_MIN: u64 = 1 << 10;
 
 /// What breaks off an answer.
 pub(super) type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
 /// The body of an answer.
-#[derive(Debug)]
 pub(super) struct Body {
     kind: Kind,
     /// The connection is not idle while this is sent.
     in_flight: Option<InFlight>,
 }
 
-#[derive(Debug)]
 enum Kind {
     Full(Full<Bytes>),
+    File(FileBody),
+    Upstream(AnswerBody<RequestBody>),
 }
 
 impl Body {
@@ -44,6 +55,18 @@ impl From<Bytes> for Body {
     }
 }
 
+impl From<AnswerBody<RequestBody>> for Body {
+    fn from(body: AnswerBody<RequestBody>) -> Self {
+        Self { kind: Kind::Upstream(body), in_flight: None }
+    }
+}
+
+impl From<FileBody> for Body {
+    fn from(body: FileBody) -> Self {
+        Self { kind: Kind::File(body), in_flight: None }
+    }
+}
+
 impl http_body::Body for Body {
     type Data = Bytes;
     type Error = BoxError;
@@ -54,18 +77,111 @@ impl http_body::Body for Body {
     ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         match &mut self.kind {
             Kind::Full(body) => Pin::new(body).poll_frame(context).map_err(Into::into),
+            Kind::File(body) => Pin::new(body).poll_frame(context).map_err(Into::into),
+            Kind::Upstream(body) => Pin::new(body).poll_frame(context).map_err(Into::into),
         }
     }
 
     fn is_end_stream(&self) -> bool {
         match &self.kind {
             Kind::Full(body) => body.is_end_stream(),
+            Kind::File(body) => body.is_end_stream(),
+            Kind::Upstream(body) => body.is_end_stream(),
         }
     }
 
     fn size_hint(&self) -> SizeHint {
         match &self.kind {
             Kind::Full(body) => body.size_hint(),
+            Kind::File(body) => body.size_hint(),
+            Kind::Upstream(body) => body.size_hint(),
         }
+    }
+}
+
+/// The body of a request, with an end to its length and to the patience with its client.
+pub(super) struct RequestBody {
+    body: Incoming,
+    bytes: u64,
+    bytes_max: u64,
+    /// Waited so far, without the wait that goes on.
+    waited: Duration,
+    waiting: Option<(Instant, Pin<Box<Sleep>>)>,
+}
+
+/// Why a request has no more body: the client's fault.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub(super) enum BodyError {
+    /// The client went away, or sent something that is no body.
+    #[error("the body of the request is broken off or malformed")]
+    Broken,
+    /// It is longer than it may be; with the limit, in bytes.
+    #[error("the body of the request is longer than {0} bytes; `max_body` says how long it may be")]
+    TooLarge(u64),
+    /// The client sends it too slowly.
+    #[error("the body of the request comes too slowly")]
+    TooSlow,
+}
+
+impl RequestBody {
+    pub(super) fn new(body: Incoming, bytes_max: u64) -> Self {
+        Self { body, bytes: 0, bytes_max, waited: Duration::ZERO, waiting: None }
+    }
+
+    /// When the client has kept us waiting too long, if nothing comes before.
+    fn wait_until(&self, since: Instant) -> Instant {
+        let allowed = WAIT_MAX + Duration::from_secs(self.bytes / BYTES_A_SECOND_MIN);
+        since + allowed.saturating_sub(self.waited)
+    }
+
+    fn poll_patience(&mut self, context: &mut Context<'_>) -> Poll<BodyError> {
+        if self.waiting.is_none() {
+            let now = Instant::now();
+            self.waiting = Some((now, Box::pin(sleep_until(self.wait_until(now)))));
+        }
+        match &mut self.waiting {
+            Some((_, sleep)) => sleep.as_mut().poll(context).map(|()| BodyError::TooSlow),
+            None => Poll::Pending,
+        }
+    }
+}
+
+impl http_body::Body for RequestBody {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let Poll::Ready(frame) = Pin::new(&mut self.body).poll_frame(context) else {
+            return Poll::Ready(Some(Err(ready!(self.poll_patience(context)))));
+        };
+        if let Some((since, _)) = self.waiting.take() {
+            self.waited += since.elapsed();
+        }
+        let Some(frame) = frame else { return Poll::Ready(None) };
+        let frame = frame.map_err(|_| BodyError::Broken)?;
+        if let Some(data) = frame.data_ref() {
+            self.bytes += data.len() as u64;
+            if self.bytes_max < self.bytes {
+                return Poll::Ready(Some(Err(BodyError::TooLarge(self.bytes_max))));
+            }
+        }
+        Poll::Ready(Some(Ok(frame)))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+impl fmt::Debug for RequestBody {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RequestBody").field("bytes", &self.bytes).finish_non_exhaustive()
     }
 }

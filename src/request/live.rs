@@ -6,8 +6,9 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 
+use crate::files::Files;
 use crate::handler::Respond;
-use crate::request::{LimitSettings, RouteMetrics, Rules};
+use crate::request::{LimitSettings, Proxy, RouteMetrics, Rules};
 use crate::session::Profile;
 
 /// Everything that a request is decided by. Immutable: a reload makes a new one.
@@ -48,6 +49,10 @@ pub struct Target {
 pub enum TargetKind {
     /// Upgrades become sockets.
     WebSocket(Arc<Profile>),
+    /// Both are passed on.
+    Proxy(Proxy),
+    /// Plain requests are answered with files.
+    Static(Files),
     /// Plain requests get this answer.
     Respond(Respond),
 }

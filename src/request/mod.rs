@@ -5,6 +5,7 @@
 mod service;
 mod pace;
 mod body;
+mod proxy;
 mod admit;
 mod forwarded;
 mod host;
@@ -24,5 +25,6 @@ pub use self::limits::{Admittance, LimitSettings, Limits};
 pub use self::live::{Drain, Live, Snapshot, Target, TargetKind};
 pub use self::metrics::{Metrics, RouteMetrics};
 pub use self::origin::{NoOrigin, OriginPattern, OriginPatternError, OriginPolicy, OriginRefusal};
+pub use self::proxy::Proxy;
 pub use self::rejection::{BadRequest, Rejection, TooLarge};
 pub use self::service::Service;

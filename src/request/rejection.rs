@@ -88,6 +88,17 @@ pub enum Rejection {
         /// Seconds after which to try again.
         retry_after_s: u32,
     },
+    /// The client sends its body too slowly.
+    #[error("the body of the request comes too slowly")]
+    SlowBody,
+    /// The application does not answer, or not as it should.
+    #[error("{reason}")]
+    Upstream {
+        /// Of the answer.
+        status: StatusCode,
+        /// What is wrong, for operators.
+        reason: String,
+    },
     /// The head of the request, or its body, is larger than is read.
     #[error(transparent)]
     TooLarge(TooLarge),
@@ -95,7 +106,7 @@ pub enum Rejection {
 
 impl Rejection {
     /// All that [`Rejection::label`] can be.
-    pub const LABELS: [&'static str; 15] = [
+    pub const LABELS: [&'static str; 17] = [
         "no_route",
         "host",
         "misdirected",
@@ -110,6 +121,8 @@ impl Rejection {
         "group_name",
         "per_ip",
         "draining",
+        "timeout",
+        "upstream",
         "too_large",
     ];
 
@@ -120,6 +133,11 @@ impl Rejection {
                 format!("a page of {} may not open a WebSocket here; `origins` says which may", Shown(origin))
             }
             Self::Subprotocol { .. } => "none of the subprotocols offered is spoken here".to_owned(),
+            Self::Upstream { status, .. } => match *status {
+                StatusCode::GATEWAY_TIMEOUT => "the application does not answer in time".to_owned(),
+                StatusCode::SERVICE_UNAVAILABLE => "the application is busy".to_owned(),
+                _ => "the application does not answer as it should".to_owned(),
+            },
             other => other.to_string(),
         }
     }
@@ -135,6 +153,8 @@ impl Rejection {
             }
             Self::Version | Self::UpgradeRequired => StatusCode::UPGRADE_REQUIRED,
             Self::Method => StatusCode::METHOD_NOT_ALLOWED,
+            Self::SlowBody => StatusCode::REQUEST_TIMEOUT,
+            Self::Upstream { status, .. } => *status,
             Self::Rate { .. } | Self::PerIp { .. } => StatusCode::TOO_MANY_REQUESTS,
             Self::Limit { .. } | Self::Draining { .. } => StatusCode::SERVICE_UNAVAILABLE,
             Self::TooLarge(TooLarge::Uri(_)) => StatusCode::URI_TOO_LONG,
@@ -162,6 +182,8 @@ impl Rejection {
             Self::GroupName { .. } => "group_name",
             Self::PerIp { .. } => "per_ip",
             Self::Draining { .. } => "draining",
+            Self::SlowBody => "timeout",
+            Self::Upstream { .. } => "upstream",
             Self::TooLarge(_) => "too_large",
         }
     }
@@ -187,7 +209,12 @@ impl Rejection {
             | Self::Rate { retry_after_s }
             | Self::PerIp { retry_after_s }
             | Self::Draining { retry_after_s } => vec![(RETRY_AFTER, HeaderValue::from(*retry_after_s))],
+            Self::Upstream { status, .. } if *status == StatusCode::SERVICE_UNAVAILABLE => {
+                vec![(RETRY_AFTER, HeaderValue::from(1))]
+            }
             Self::NoRoute { .. }
+            | Self::SlowBody
+            | Self::Upstream { .. }
             | Self::Host { .. }
             | Self::Misdirected { .. }
             | Self::Origin(_)
@@ -244,6 +271,9 @@ pub enum BadRequest {
     /// A body whose end two readers may see in different places.
     #[error("Transfer-Encoding is not exactly `chunked`")]
     TransferEncoding,
+    /// The body ends before it should, or is none.
+    #[error("the body of the request is broken off or malformed")]
+    BrokenBody,
     /// A handshake with a body.
     #[error("a WebSocket handshake has no body")]
     Body,

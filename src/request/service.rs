@@ -9,28 +9,30 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::request::Parts;
-use http::{HeaderValue, Method, Request, Response, StatusCode, header};
+use http::{HeaderValue, Method, Request, Response, StatusCode, Version, header};
 use hyper::body::Incoming;
 use hyper::ext::Protocol;
 use hyper::rt::Executor;
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
-use hyper::upgrade::OnUpgrade;
+use hyper::upgrade::{OnUpgrade, Upgraded};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::time;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use crate::files::{Files, Found};
 use crate::handler::Respond;
 use crate::listener::{Accepted, ConnInfo, GreetError, Stream};
 use crate::request::access_log::{AccessLog, Seen};
-use crate::request::body::{Body, BoxError};
+use crate::request::body::{Body, BoxError, RequestBody};
 use crate::request::pace::{Due, InFlight, Pace, Paced};
 use crate::request::{
-    Admitted, Arrival, Limits, Live, Metrics, Rejection, RouteMetrics, Snapshot, TargetKind, admit,
+    Admittance, Arrival, Limits, Live, Metrics, Rejection, RouteMetrics, Snapshot, TargetKind, admit,
 };
 use crate::scope::{ClientAddr, Scope};
 use crate::session::{Admission, Profile, Transport, Work, Worker};
+use crate::upstream;
 use crate::websocket::Handshake;
 
 /// An idle connection that is to end has this long to take the last bytes.
@@ -56,7 +58,7 @@ const UPGRADE_TIMEOUT: Duration = Duration::from_secs(10);
 /// What a client is told to wait before it comes again, in seconds.
 pub(super) const RETRY_AFTER_S: u32 = 5;
 
-type Answer = Response<Body>;
+pub(super) type Answer = Response<Body>;
 
 /// Serves the connections of one worker.
 #[derive(Debug)]
@@ -65,17 +67,20 @@ pub struct Service {
 }
 
 #[derive(Debug)]
-struct Shared {
+pub(super) struct Shared {
     live: Arc<Live>,
     limits: Arc<Limits>,
     metrics: Arc<Metrics>,
     log: AccessLog,
+    /// The connections of this worker to applications.
+    pub(super) client: Rc<upstream::Client<RequestBody>>,
 }
 
 impl Service {
     /// A service for one worker; what it is given is shared by all of them.
     pub fn new(live: Arc<Live>, limits: Arc<Limits>, metrics: Arc<Metrics>) -> Self {
-        Self { shared: Rc::new(Shared { live, limits, metrics, log: AccessLog::default() }) }
+        let (log, client) = (AccessLog::default(), upstream::Client::new());
+        Self { shared: Rc::new(Shared { live, limits, metrics, log, client }) }
     }
 }
 
@@ -233,7 +238,7 @@ async fn answer(
     let started_at = Instant::now();
     let snapshot = shared.live.load();
     let upgrade = hyper::upgrade::on(&mut request);
-    let (head, _body) = request.into_parts();
+    let (head, body) = request.into_parts();
     let visit = Visit {
         shared,
         worker,
@@ -243,7 +248,7 @@ async fn answer(
         started_at,
         in_flight: Cell::new(Some(in_flight)),
     };
-    let answer = visit.answer(upgrade).await;
+    let answer = visit.answer(upgrade, body).await;
     match visit.in_flight.take() {
         Some(in_flight) => answer.map(|body| body.held(in_flight)),
         // A socket has it.
@@ -252,18 +257,18 @@ async fn answer(
 }
 
 /// One request on its way to an answer.
-struct Visit<'a> {
-    shared: &'a Shared,
-    worker: &'a Rc<Worker>,
-    conn: &'a Rc<ConnInfo>,
-    snapshot: &'a Snapshot,
-    head: &'a Parts,
-    started_at: Instant,
+pub(super) struct Visit<'a> {
+    pub(super) shared: &'a Shared,
+    pub(super) worker: &'a Rc<Worker>,
+    pub(super) conn: &'a Rc<ConnInfo>,
+    pub(super) snapshot: &'a Snapshot,
+    pub(super) head: &'a Parts,
+    pub(super) started_at: Instant,
     in_flight: Cell<Option<InFlight>>,
 }
 
 impl Visit<'_> {
-    async fn answer(&self, upgrade: OnUpgrade) -> Answer {
+    async fn answer(&self, upgrade: OnUpgrade, body: Incoming) -> Answer {
         let Self { shared, conn, head, .. } = self;
         let rules = &self.snapshot.rules;
         let arrival = Arrival {
@@ -272,7 +277,7 @@ impl Visit<'_> {
             server_name: conn.tls.as_ref().and_then(|tls| tls.server_name.as_deref()),
             protocol: head.extensions.get::<Protocol>().map(Protocol::as_str),
         };
-        let Admitted { target, scope, upgrade: handshake, .. } = match admit(rules, &arrival, head) {
+        let mut admitted = match admit(rules, &arrival, head) {
             Ok(admitted) => admitted,
             Err(refused) => {
                 let route = refused.route.and_then(|index| rules.routes().get(index));
@@ -281,13 +286,22 @@ impl Visit<'_> {
                 return self.refuse(metrics, refused.client, &refused.rejection, websocket);
             }
         };
-        match (&target.kind, handshake) {
+        let (target, client) = (admitted.target, admitted.scope.client);
+        match (&target.kind, admitted.upgrade.take()) {
             (TargetKind::WebSocket(profile), Some(handshake)) => {
-                let client = scope.client;
-                match self.open(profile, scope, &handshake, upgrade).await {
+                match self.open(profile, admitted.scope, &handshake, upgrade).await {
                     Ok(answer) => self.accept(&target.metrics, client, answer),
                     Err(rejection) => self.refuse(&target.metrics, client, &rejection, true),
                 }
+            }
+            (TargetKind::Proxy(proxy), Some(handshake)) => {
+                self.open_tunnel(proxy, &admitted, &handshake, upgrade).await
+            }
+            (TargetKind::Proxy(proxy), None) => self.pass_on(proxy, &admitted, body).await,
+            (TargetKind::Static(files), _) => {
+                let answer = self.file(files, &admitted.scope).await;
+                target.metrics.answered(answer.status(), self.started_at.elapsed());
+                answer
             }
             (TargetKind::Respond(respond), _) => {
                 target.metrics.answered(respond.status, self.started_at.elapsed());
@@ -295,9 +309,47 @@ impl Visit<'_> {
             }
             // `admit` gives a WebSocket route nothing but handshakes.
             (TargetKind::WebSocket(_), None) => {
-                self.refuse(&target.metrics, scope.client, &Rejection::UpgradeRequired, false)
+                self.refuse(&target.metrics, client, &Rejection::UpgradeRequired, false)
             }
         }
+    }
+
+    /// Counts a socket or tunnel in, unless the process stops or there are too many.
+    pub(super) fn admit_socket(&self, client: ClientAddr) -> Result<Admittance, Rejection> {
+        if self.worker.draining().is_cancelled() {
+            return Err(Rejection::Draining { retry_after_s: RETRY_AFTER_S });
+        }
+        self.shared.limits.admit(&self.snapshot.limits, client)
+    }
+
+    /// What keeps the connection from being idle as long as a stream of it is a socket. Over HTTP/1.1 the
+    /// connection itself becomes the socket, and nothing need be kept.
+    pub(super) fn take_in_flight(&self) -> Option<InFlight> {
+        if self.head.version == Version::HTTP_2 { self.in_flight.take() } else { None }
+    }
+
+    /// A file, or that there is none.
+    async fn file(&self, files: &Files, scope: &Scope) -> Answer {
+        if self.head.method != Method::GET && self.head.method != Method::HEAD {
+            let mut answer =
+                plain(StatusCode::METHOD_NOT_ALLOWED, "method: files are read with GET or HEAD\n");
+            answer.headers_mut().insert(header::ALLOW, HeaderValue::from_static("GET, HEAD"));
+            return answer;
+        }
+        match self.find_file(files, scope).await {
+            Ok(Found::Answer(answer)) => answer.map(Body::from),
+            Ok(Found::Nothing) => plain(StatusCode::NOT_FOUND, "not_found: there is no such file\n"),
+            Err(answer) => answer,
+        }
+    }
+
+    /// Looks for the file that the request is for: what the route captured as `path`, or else its whole path.
+    pub(super) async fn find_file(&self, files: &Files, scope: &Scope) -> Result<Found, Answer> {
+        let path = scope.params.get("path").unwrap_or(&scope.path);
+        files.find(self.head, path).await.map_err(|error| {
+            tracing::error!(conn = self.conn.id, root = %files.root.display(), path, %error, "a file cannot be read");
+            plain(StatusCode::INTERNAL_SERVER_ERROR, "internal: the file cannot be read\n")
+        })
     }
 
     /// The checks that need more than the request, then the room, then the 101.
@@ -308,10 +360,7 @@ impl Visit<'_> {
         handshake: &Handshake,
         upgrade: OnUpgrade,
     ) -> Result<Answer, Rejection> {
-        if self.worker.draining().is_cancelled() {
-            return Err(Rejection::Draining { retry_after_s: RETRY_AFTER_S });
-        }
-        let hold = self.shared.limits.admit(&self.snapshot.limits, scope.client)?;
+        let hold = self.admit_socket(scope.client)?;
         let group = profile.handler.group(&scope).map_err(|name| Rejection::GroupName { name })?;
         let seat = group.map(|group| self.worker.seat(group));
         if let Some(seat) = &seat
@@ -331,33 +380,47 @@ impl Visit<'_> {
             seat,
             conn_id: self.conn.id,
             open: Arc::clone(&self.conn.open),
-            hold: Box::new((hold, self.in_flight.take())),
+            hold: match self.take_in_flight() {
+                Some(in_flight) => Box::new((hold, in_flight)),
+                None => Box::new(hold),
+            },
         };
         let worker = Rc::clone(self.worker);
         self.worker.spawn(async move { start(&worker, upgrade, admission).await });
         Ok(answer)
     }
 
-    fn accept(&self, metrics: &RouteMetrics, client: ClientAddr, answer: Answer) -> Answer {
+    pub(super) fn accept(&self, metrics: &RouteMetrics, client: ClientAddr, answer: Answer) -> Answer {
         metrics.accepted(self.started_at.elapsed());
         self.seen(metrics.name(), client).log_accepted(self.snapshot.generation);
         answer
     }
 
-    fn refuse(
+    pub(super) fn refuse(
         &self,
         metrics: &RouteMetrics,
         client: ClientAddr,
         rejection: &Rejection,
         websocket: bool,
     ) -> Answer {
+        self.count_refusal(metrics, client, rejection, websocket);
+        refusal(rejection)
+    }
+
+    /// Counts and logs a refusal that is answered elsewhere.
+    pub(super) fn count_refusal(
+        &self,
+        metrics: &RouteMetrics,
+        client: ClientAddr,
+        rejection: &Rejection,
+        websocket: bool,
+    ) {
         if websocket {
             metrics.refused(rejection);
         } else {
             metrics.answered(rejection.status(), self.started_at.elapsed());
         }
         self.shared.log.refused(&self.seen(metrics.name(), client), rejection, websocket);
-        refusal(rejection)
     }
 
     fn seen<'a>(&'a self, route: &'a str, client: ClientAddr) -> Seen<'a> {
@@ -367,13 +430,7 @@ impl Visit<'_> {
 
 /// Takes the stream back out of the HTTP connection, whose buffers go, and starts the socket.
 async fn start(worker: &Rc<Worker>, upgrade: OnUpgrade, admission: Admission) {
-    let upgraded = match time::timeout(UPGRADE_TIMEOUT, upgrade).await {
-        Ok(Ok(upgraded)) => upgraded,
-        Ok(Err(error)) => {
-            return tracing::debug!(%error, "the client left before the answer to its handshake");
-        }
-        Err(_) => return tracing::debug!("the client did not take the answer to its handshake in time"),
-    };
+    let Some(upgraded) = upgraded(upgrade).await else { return };
     match upgraded.downcast::<TokioIo<Paced>>() {
         Ok(parts) => {
             let stream = parts.io.into_inner().into_inner();
@@ -382,6 +439,16 @@ async fn start(worker: &Rc<Worker>, upgrade: OnUpgrade, admission: Admission) {
         // A stream of HTTP/2, which stays within its connection.
         Err(upgraded) => worker.start(Transport::polled(TokioIo::new(upgraded)), Vec::new(), admission),
     }
+}
+
+/// The connection, or the stream of it, once the client has the answer to its handshake.
+pub(super) async fn upgraded(upgrade: OnUpgrade) -> Option<Upgraded> {
+    match time::timeout(UPGRADE_TIMEOUT, upgrade).await {
+        Ok(Ok(upgraded)) => return Some(upgraded),
+        Ok(Err(error)) => tracing::debug!(%error, "the client left before the answer to its handshake"),
+        Err(_) => tracing::debug!("the client did not take the answer to its handshake in time"),
+    }
+    None
 }
 
 /// Rule: RFC 6455 section 4.2.2, and RFC 8441 section 5 for HTTP/2, where the answer is a 200 and no more.
@@ -402,12 +469,17 @@ fn switching(handshake: &Handshake, subprotocol: Option<&str>) -> Answer {
 }
 
 fn refusal(rejection: &Rejection) -> Answer {
-    let mut answer =
-        Response::new(Body::from(Bytes::from(format!("{}: {}\n", rejection.label(), rejection.public()))));
-    *answer.status_mut() = rejection.status();
-    let headers = answer.headers_mut();
-    headers.extend(rejection.headers());
-    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
+    let text = format!("{}: {}\n", rejection.label(), rejection.public());
+    let mut answer = plain(rejection.status(), text);
+    answer.headers_mut().extend(rejection.headers());
+    answer
+}
+
+fn plain(status: StatusCode, text: impl Into<Bytes>) -> Answer {
+    let mut answer = Response::new(Body::from(text.into()));
+    *answer.status_mut() = status;
+    let text = HeaderValue::from_static("text/plain; charset=utf-8");
+    answer.headers_mut().insert(header::CONTENT_TYPE, text);
     answer
 }
 

@@ -47,6 +47,8 @@ pub struct Worker {
     payload: RefCell<Vec<u8>>,
     tasks: TaskTracker,
     draining: CancellationToken,
+    /// When the first socket is closed by the drain, and over how long the others follow.
+    drain: Cell<Option<(Instant, Duration)>>,
     finishing: CancellationToken,
 }
 
@@ -89,6 +91,7 @@ impl Worker {
             payload: RefCell::default(),
             tasks: TaskTracker::new(),
             draining: CancellationToken::new(),
+            drain: Cell::new(None),
             finishing: CancellationToken::new(),
         })
     }
@@ -144,6 +147,18 @@ impl Worker {
     /// Cancelled when no connection comes any more: those that came while draining end too.
     pub fn finishing(&self) -> &CancellationToken {
         &self.finishing
+    }
+
+    /// Waits for the moment in the drain at which something that is no socket, and so cannot be asked to come
+    /// back, is to end: each at its own, as for sockets.
+    pub fn farewell(self: &Rc<Self>) -> impl Future<Output = ()> + use<> {
+        let worker = Rc::clone(self);
+        async move {
+            worker.draining.cancelled().await;
+            if let Some((begin, over)) = worker.drain.get() {
+                time::sleep_until(begin + over.mul_f64(fastrand::f64())).await;
+            }
+        }
     }
 
     /// Runs a task that the drain waits for.
@@ -308,8 +323,9 @@ impl Worker {
     }
 
     fn drain(&self, grace: Duration, over: Duration) {
-        self.draining.cancel();
         let begin = Instant::now() + grace;
+        self.drain.set(Some((begin, over)));
+        self.draining.cancel();
         let sockets = self.sockets.borrow();
         let count = u32::try_from(sockets.len()).unwrap_or(u32::MAX).max(1);
         for (at, socket) in (0_u32..).zip(sockets.values()) {

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 /// From the ground up: a module may import only modules of an earlier line.
 const LADDER: &[&[&str]] = &[
-    &["channel_layer", "listener", "websocket"],
+    &["channel_layer", "files", "listener", "websocket"],
     &["scope"],
     &["handler", "upstream"],
     &["route", "session"],

@@ -29,7 +29,8 @@ handler = "respond"
 "#;
 
 /// Labels whose values come from the configuration or the build.
-const OPEN_LABELS: [&str; 6] = ["listener", "name", "route", "sha256", "shard", "version"];
+const OPEN_LABELS: [&str; 8] =
+    ["listener", "name", "route", "server", "sha256", "shard", "upstream", "version"];
 
 /// A metric with all its series.
 #[derive(Debug)]
@@ -174,27 +175,29 @@ fn page(server: &TestServer) -> String {
     page
 }
 
-/// A server whose listener speaks TLS, so that all there is to count is there.
-fn with_tls() -> TestServer {
+/// A server with TLS and an application behind, so that all there is to count is there.
+fn with_everything() -> TestServer {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("routes.toml");
     Authority::new().issue(&["localhost"]).write(folder.path(), "a");
     let listener = "[[listener]]\nname = \"public\"\naddress = \"127.0.0.1:0\"\n\
          tls = [{ cert = \"a.pem\", key = \"a.key\" }]\n";
-    fs::write(&path, complete(&format!("{listener}{ROUTES}"))).unwrap();
+    let behind = "[upstream.app]\nservers = [\"http://127.0.0.1:9\"]\n\
+         [[route]]\nname = \"site\"\npath = '/site/.*'\nhandler = \"proxy\"\nupstream = \"app\"\n";
+    fs::write(&path, complete(&format!("{listener}{ROUTES}{behind}"))).unwrap();
     TestServer::start_at(folder, &path, &[])
 }
 
 #[test]
 fn names_types_and_labels_are_these() {
-    let server = with_tls();
+    let server = with_everything();
     insta::assert_snapshot!(outline(&parse(&page(&server))));
     server.stop();
 }
 
 #[test]
 fn every_combination_is_there_from_the_start_and_counts_from_0() {
-    let server = with_tls();
+    let server = with_everything();
     for (name, family) in parse(&page(&server)) {
         if name.starts_with("process_") {
             continue;

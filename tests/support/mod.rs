@@ -1,5 +1,6 @@
 //! What the tests stand on: real servers, a client, and waits for conditions.
 
+pub mod application;
 pub mod client;
 pub mod redis;
 pub mod server;

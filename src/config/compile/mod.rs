@@ -5,6 +5,8 @@ mod layer;
 mod upstream;
 mod route;
 mod room;
+mod proxy;
+mod files;
 mod respond;
 
 use core::time::Duration;
@@ -28,7 +30,7 @@ pub(super) fn compile(file: &File, text: &str, secrets: &dyn Secrets, findings: 
     let trust = compiler.trust(&file.trust, &file.listeners);
     let layer = compiler.layer(&file.layer);
     let upstreams = compiler.upstreams(&file.upstreams);
-    let routes = compiler.routes(&file.routes, &file.defaults);
+    let routes = compiler.routes(&file.routes, &file.defaults, &file.upstreams);
     Some(Config {
         server: server?,
         listeners: listeners?,

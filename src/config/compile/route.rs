@@ -9,11 +9,11 @@ use http::HeaderName;
 
 use crate::config::compile::{Compiler, Unique, all, items, to_usize, value};
 use crate::config::diagnostic::{Code, Diagnostic, one_of};
-use crate::config::file::{HANDLERS, HandlerWord, RateTable, RouteTable, SharedKeys};
+use crate::config::file::{HANDLERS, HandlerWord, RateTable, RouteTable, SharedKeys, UpstreamTable};
 use crate::config::table::At;
 use crate::config::units::format_size;
 use crate::config::{HandlerConfig, PatternKey, RouteConfig};
-use crate::request::{HostPattern, NoOrigin, OriginPattern, OriginPolicy};
+use crate::request::{HostPattern, NoOrigin, OriginPattern, OriginPolicy, Takes};
 use crate::route::{Pattern, PatternError};
 use crate::session::{FullQueue, OverRate, Ping, Queue, Rate};
 
@@ -29,10 +29,16 @@ struct Shared {
     rate: Option<Rate>,
     age_max: Option<Duration>,
     idle_max: Option<Duration>,
+    body_bytes_max: u64,
 }
 
 impl Compiler<'_> {
-    pub(super) fn routes(&self, tables: &[RouteTable], defaults: &SharedKeys) -> Option<Vec<RouteConfig>> {
+    pub(super) fn routes(
+        &self,
+        tables: &[RouteTable],
+        defaults: &SharedKeys,
+        upstreams: &[UpstreamTable],
+    ) -> Option<Vec<RouteConfig>> {
         let built_in = Shared {
             hosts: ["localhost", "127.0.0.1", "[::1]"].iter().filter_map(|host| host.parse().ok()).collect(),
             origins: OriginPolicy {
@@ -46,6 +52,7 @@ impl Compiler<'_> {
             rate: None,
             age_max: None,
             idle_max: None,
+            body_bytes_max: 16 << 20,
         };
         let defaults = self.shared(defaults, &built_in);
         let mut names = Unique::new("route name");
@@ -53,10 +60,11 @@ impl Compiler<'_> {
             .iter()
             .map(|table| {
                 let name = table.name.as_ref().filter(|at| self.is_name("a route", at) & names.add(self, at));
-                self.route(table, name, &defaults)
+                self.route(table, name, &defaults, upstreams)
             })
             .collect();
         self.unreachable(tables, &routes);
+        self.unused_upstreams(tables, upstreams);
         all(routes)
     }
 
@@ -86,6 +94,7 @@ impl Compiler<'_> {
         }
         shared.age_max = value(keys.max_age.as_ref()).unwrap_or(base.age_max);
         shared.idle_max = value(keys.idle.as_ref()).unwrap_or(base.idle_max);
+        shared.body_bytes_max = value(keys.max_body.as_ref()).unwrap_or(base.body_bytes_max);
         self.queue_holds_a_message(keys, &shared);
         shared
     }
@@ -157,7 +166,13 @@ impl Compiler<'_> {
         }
     }
 
-    fn route(&self, table: &RouteTable, name: Option<&At<String>>, defaults: &Shared) -> Option<RouteConfig> {
+    fn route(
+        &self,
+        table: &RouteTable,
+        name: Option<&At<String>>,
+        defaults: &Shared,
+        upstreams: &[UpstreamTable],
+    ) -> Option<RouteConfig> {
         let pattern = self.pattern(table);
         let shared = self.shared(&table.shared, defaults);
         let subprotocols = self.subprotocols(table);
@@ -168,6 +183,10 @@ impl Compiler<'_> {
         let handler = match value(table.handler.as_ref()) {
             Some(HandlerWord::Room) => self.room(table, pattern_at).map(HandlerConfig::Room),
             Some(HandlerWord::Echo) => Some(HandlerConfig::Echo),
+            Some(HandlerWord::Proxy) => {
+                self.proxy(table, upstreams, shared.body_bytes_max).map(HandlerConfig::Proxy)
+            }
+            Some(HandlerWord::Static) => self.files(table).map(HandlerConfig::Static),
             Some(HandlerWord::Respond) => self.respond(table).map(HandlerConfig::Respond),
             None => {
                 // The word is missing or wrong, but the keys of a room give it away.
@@ -314,11 +333,16 @@ fn to_u32(count: u64) -> Option<NonZeroU32> {
 /// The handlers that a key belongs to; none for a key of every route, or of none.
 fn owners(key: &str) -> &'static [HandlerWord] {
     match key {
-        "origins" | "no_origin" | "ping" | "max_message" | "queue" | "rate" | "max_age" | "idle"
-        | "subprotocols" => &[HandlerWord::Room, HandlerWord::Echo],
+        "origins" | "no_origin" => &[HandlerWord::Room, HandlerWord::Echo, HandlerWord::Proxy],
+        "ping" | "max_message" | "queue" | "rate" | "max_age" | "idle" | "subprotocols" => {
+            &[HandlerWord::Room, HandlerWord::Echo]
+        }
         "group" | "format" | "publish" | "receive" | "deliver" | "welcome" | "username" => {
             &[HandlerWord::Room]
         }
+        "upstream" | "max_body" | "try_files" => &[HandlerWord::Proxy],
+        "root" | "index" => &[HandlerWord::Static],
+        "precompressed" | "cache_control" => &[HandlerWord::Static, HandlerWord::Proxy],
         "status" | "body" | "headers" | "location" => &[HandlerWord::Respond],
         _ => &[],
     }
@@ -327,7 +351,8 @@ fn owners(key: &str) -> &'static [HandlerWord] {
 /// Whether the first route takes every request that the second could, their patterns put aside.
 fn leaves_nothing(first: &RouteConfig, second: &RouteConfig) -> bool {
     let any = first.hosts.iter().any(|host| host.to_string() == "*");
-    first.handler.is_websocket() == second.handler.is_websocket()
+    let takes = first.handler.takes();
+    (takes == Takes::Both || takes == second.handler.takes())
         && (any || second.hosts.iter().all(|host| first.hosts.contains(host)))
 }
 

@@ -2,6 +2,7 @@ use super::*;
 
 fn all() -> Vec<(Rejection, &'static str, u16, &'static [&'static str])> {
     let shown = || "x".to_owned();
+    let upstream = |status| Rejection::Upstream { status, reason: shown() };
     vec![
         (Rejection::NoRoute { path: shown() }, "no_route", 404, &[]),
         (Rejection::Host { host: shown() }, "host", 400, &[]),
@@ -27,6 +28,10 @@ fn all() -> Vec<(Rejection, &'static str, u16, &'static [&'static str])> {
         (Rejection::GroupName { name: shown() }, "group_name", 400, &[]),
         (Rejection::PerIp { retry_after_s: 2 }, "per_ip", 429, &["retry-after: 2"]),
         (Rejection::Draining { retry_after_s: 3 }, "draining", 503, &["retry-after: 3"]),
+        (Rejection::SlowBody, "timeout", 408, &[]),
+        (upstream(StatusCode::BAD_GATEWAY), "upstream", 502, &[]),
+        (upstream(StatusCode::SERVICE_UNAVAILABLE), "upstream", 503, &["retry-after: 1"]),
+        (upstream(StatusCode::GATEWAY_TIMEOUT), "upstream", 504, &[]),
         (TooLarge::Uri(1).into(), "too_large", 414, &[]),
         (TooLarge::Headers(1).into(), "too_large", 431, &[]),
         (TooLarge::Head(1).into(), "too_large", 431, &[]),
