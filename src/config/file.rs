@@ -18,6 +18,7 @@ use crate::handler::Format;
 use crate::listener::ProxyProtocol;
 use crate::request::{ForwardedHeaders, NoOrigin};
 use crate::session::{FullQueue, OverRate};
+use crate::upstream::Traceparent;
 
 /// `routes.toml`.
 #[derive(Debug)]
@@ -102,6 +103,7 @@ pub(super) struct UpstreamTable {
     pub(super) max_fails: Option<At<u64>>,
     pub(super) fail_timeout: Option<At<Duration>>,
     pub(super) max_inflight: Option<At<u64>>,
+    pub(super) traceparent: Option<At<Traceparent>>,
     pub(super) health: Option<HealthTable>,
     pub(super) tls: Option<At<UpstreamTlsTable>>,
 }
@@ -294,6 +296,9 @@ pub(super) const HANDLERS: Words<HandlerWord> = Words {
     later: &["worker"],
 };
 
+pub(super) const TRACEPARENTS: Words<Traceparent> =
+    Words { now: &[("create", Traceparent::Create), ("pass", Traceparent::Pass)], aliases: &[], later: &[] };
+
 pub(super) const COMPRESSIONS: Words<Compression> = Words {
     now: &[("br", Compression::Brotli), ("zstd", Compression::Zstandard), ("gzip", Compression::Gzip)],
     aliases: &[],
@@ -383,6 +388,7 @@ const UPSTREAM: Kind = Kind {
         "max_fails",
         "fail_timeout",
         "max_inflight",
+        "traceparent",
         "health",
         "tls",
     ],
@@ -727,6 +733,7 @@ fn upstream(name: At<String>, table: &Table<'_>) -> UpstreamTable {
         max_fails: table.count("max_fails", 0..=1_000),
         fail_timeout: time("fail_timeout"),
         max_inflight: table.count("max_inflight", 1..=10_000_000),
+        traceparent: table.word("traceparent", &TRACEPARENTS),
         health,
         tls,
     }

@@ -7,7 +7,7 @@ use http::{HeaderMap, header};
 
 use crate::config::file::{
     CLIENT_AUTH, COMPRESSIONS, ClientAuthWord, FORMATS, LOG_FORMATS, LOG_LEVELS, NO_ORIGIN, OVER_RATE,
-    PROXY_PROTOCOL, QUEUE_FULL, SERIALIZER_FORMATS, TRUSTED_HEADERS,
+    PROXY_PROTOCOL, QUEUE_FULL, SERIALIZER_FORMATS, TRACEPARENTS, TRUSTED_HEADERS,
 };
 use crate::config::units::{format_duration, format_size};
 use crate::config::{
@@ -137,6 +137,7 @@ impl Printer {
             Some(max) => self.line("max_inflight", &max.to_string()),
             None => self.text.push_str("# max_inflight: no limit\n"),
         }
+        self.line("traceparent", &quoted(TRACEPARENTS.word(settings.traceparent)));
         match &settings.health {
             Some(health) => {
                 let entries = [

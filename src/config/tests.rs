@@ -2304,6 +2304,7 @@ servers = ['http://[::1]:8001']
         max_fails = 0
         fail_timeout = "10s"
         max_inflight = 5
+        traceparent = "create"
         health = { path = "/healthz", every = "1s", timeout = "2s", status = 200 }
         tls = { verify = false, server_name = "app" }
 
@@ -2317,6 +2318,7 @@ servers = ['http://[::1]:8001']
         max_fails = 1
         fail_timeout = "10s"
         # max_inflight: no limit
+        traceparent = "create"
         # health: off
         "#);
     assert_eq!(print(&config(&printed)), printed);
@@ -2638,6 +2640,7 @@ fn what_is_printed_reads_as_the_same_again() {
         max_fails = 1
         fail_timeout = "10s"
         # max_inflight: no limit
+        traceparent = "create"
         # health: off
 
         [[route]]

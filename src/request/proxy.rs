@@ -22,7 +22,7 @@ use crate::scope::ClientAddr;
 use crate::session::Worker;
 use crate::upstream;
 use crate::upstream::forward::{Facts, handshake_head, request_head};
-use crate::upstream::{Handshaken, Upstream, UpstreamError};
+use crate::upstream::{Handshaken, Traceparent, Upstream, UpstreamError};
 use crate::websocket::Handshake;
 use crate::websocket::handshake::accept_key;
 
@@ -65,7 +65,7 @@ impl Visit<'_> {
             Ok(Found::Nothing) => {
                 let body = RequestBody::new(body, proxy.body_bytes_max);
                 let host = host_header(admitted);
-                let facts = self.facts(admitted, &host);
+                let facts = self.facts(proxy, admitted, &host);
                 let head = || request_head(self.head, &facts);
                 match self.shared.client.send(&proxy.upstream, head, body).await {
                     Ok(answer) => answer.map(Body::from),
@@ -115,7 +115,7 @@ impl Visit<'_> {
         };
         let accept = accept_key(&key).map_err(BadRequest::Handshake)?;
         let host = host_header(admitted);
-        let facts = self.facts(admitted, &host);
+        let facts = self.facts(proxy, admitted, &host);
         let head = || handshake_head(self.head, &facts, Some(&key));
         let client = &self.shared.client;
         let handshaken = client.handshake(&proxy.upstream, head, &accept, &handshake.subprotocols).await?;
@@ -153,7 +153,8 @@ impl Visit<'_> {
         Ok(Switched::Tunnel(answer))
     }
 
-    fn facts<'h>(&self, admitted: &Admitted<'_, Target>, host: &'h HeaderValue) -> Facts<'h> {
+    fn facts<'h>(&self, proxy: &Proxy, admitted: &Admitted<'_, Target>, host: &'h HeaderValue) -> Facts<'h> {
+        let creates_trace = proxy.upstream.settings().traceparent == Traceparent::Create;
         Facts {
             client: admitted.scope.client,
             peer: self.conn.peer.into(),
@@ -162,6 +163,7 @@ impl Visit<'_> {
             https: admitted.scheme == Scheme::Https,
             host,
             fresh_id: fastrand::u128(..),
+            fresh_trace: creates_trace.then(|| (fastrand::u128(1..), fastrand::u64(1..))),
         }
     }
 }

@@ -34,6 +34,9 @@ pub struct Facts<'a> {
     pub host: &'a HeaderValue,
     /// A random number that makes an `X-Request-ID` where none counts.
     pub fresh_id: u128,
+    /// A random trace and span, neither of them 0, that make a `traceparent` where there is none; `None` to make
+    /// none.
+    pub fresh_trace: Option<(u128, u64)>,
 }
 
 const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
@@ -73,8 +76,8 @@ const REQUEST_ID_LEN_MAX: usize = 128;
 
 /// The head of a plain request as the application gets it.
 ///
-/// `traceparent` is passed on if it is one, with its `tracestate`, and none is made: its sampling flag would
-/// decide for the application, whose own sampler does not look at requests that have a parent.
+/// `traceparent` is passed on if it is one, with its `tracestate`. One that is made says that the request is
+/// sampled: most samplers follow their parent, and would otherwise trace nothing.
 pub fn request_head(sent: &Parts, facts: &Facts<'_>) -> Parts {
     let mut headers = HeaderMap::with_capacity(sent.headers.len() + ADDED);
     headers.insert(HOST, facts.host.clone());
@@ -104,6 +107,11 @@ pub fn request_head(sent: &Parts, facts: &Facts<'_>) -> Parts {
         headers.insert(TE, HeaderValue::from_static("trailers"));
     }
     stamp(&mut headers, &sent.headers, facts);
+    if let (false, Some((trace, span))) = (traced, facts.fresh_trace)
+        && let Ok(parent) = HeaderValue::from_str(&format!("00-{trace:032x}-{span:016x}-01"))
+    {
+        headers.insert(TRACEPARENT, parent);
+    }
     let mut parts = Request::new(()).into_parts().0;
     parts.method = sent.method.clone();
     parts.uri = origin_form(&sent.uri);

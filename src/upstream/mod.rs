@@ -23,6 +23,6 @@ pub use error::{BoxError, UpstreamError};
 pub use metrics::Metrics;
 pub use registry::Upstreams;
 pub use server::Upstream;
-pub use settings::{CaFile, HealthCheck, InvalidServer, ServerAddress, Settings, TlsSettings};
+pub use settings::{CaFile, HealthCheck, InvalidServer, ServerAddress, Settings, TlsSettings, Traceparent};
 pub use stream::UpstreamStream;
 pub use tunnel::{Cause, Ended, Tunnel, tunnel};

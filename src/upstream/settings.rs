@@ -30,6 +30,8 @@ pub struct Settings {
     pub fail_timeout: Duration,
     /// The most requests and tunnels at once, over all servers and workers; `None` for no limit.
     pub inflight_max: Option<usize>,
+    /// What becomes of a request that belongs to no trace.
+    pub traceparent: Traceparent,
     /// Asks the servers how they are, unless it is `None`.
     pub health: Option<HealthCheck>,
     /// For `https` servers.
@@ -55,10 +57,20 @@ impl Settings {
             fails_max: 1,
             fail_timeout: Duration::from_secs(10),
             inflight_max: None,
+            traceparent: Traceparent::Create,
             health: None,
             tls: TlsSettings::default(),
         }
     }
+}
+
+/// `traceparent`: what becomes of a request that belongs to no trace (W3C Trace Context).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Traceparent {
+    /// A trace begins here, and is sampled.
+    Create,
+    /// Whether there is one is for the application to say.
+    Pass,
 }
 
 /// `health`: a GET that each server answers while it is well.

@@ -191,9 +191,14 @@ const CASES: &[Case] = &[
     passed(
         "GET / HTTP/1.1\nHost: localhost\ntraceparent: 00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01\n\
          tracestate: a=b\n{}\n",
-        &["traceparent: 00-", "x-request-id: "],
+        &[
+            "traceparent: 00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
+            "tracestate: a=b",
+            "x-request-id: ",
+        ],
         &[],
     ),
+    passed("GET / HTTP/1.1\nHost: localhost\ntracestate: a=b\n{}\n", &["traceparent: 00-"], &["tracestate"]),
     // Handshakes that are none are not passed on.
     refused(
         "POST / HTTP/1.1\nHost: localhost\nConnection: Upgrade\nUpgrade: websocket\nSec-WebSocket-Version: 13\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\n\n",

@@ -39,6 +39,7 @@ impl Compiler<'_> {
                 .map_or(default.fails_max, |fails| u32::try_from(fails).unwrap_or(u32::MAX)),
             fail_timeout: value(table.fail_timeout.as_ref()).unwrap_or(default.fail_timeout),
             inflight_max: value(table.max_inflight.as_ref()).map(to_usize),
+            traceparent: value(table.traceparent.as_ref()).unwrap_or(default.traceparent),
             health: match health {
                 Some(health) => Some(health?),
                 None => None,

@@ -37,6 +37,7 @@ fn direct() -> Facts<'static> {
         https: false,
         host: &HOST_VALUE,
         fresh_id: 0xAB,
+        fresh_trace: None,
     }
 }
 
@@ -72,6 +73,25 @@ fn only_what_is_of_the_request_goes_through() {
         let parts = request_head(&head("/", sent), &direct());
         assert_eq!(rest(&parts), *seen, "{sent:?}");
         assert_eq!(parts.headers.get_all(HOST).into_iter().collect::<Vec<_>>(), [&HOST_VALUE], "{sent:?}");
+    }
+}
+
+#[test]
+fn a_trace_begins_here_where_none_came() {
+    let valid = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-00";
+    let made = "00-000000000000000000000000000000ab-00000000000000cd-01";
+    let facts = Facts { fresh_trace: Some((0xAB, 0xCD)), ..direct() };
+    let cases: &[(Sent<'_>, &str)] = &[
+        (&[], made),
+        (&[("traceparent", "00-0-0-01")], made),
+        (&[("tracestate", "a=b")], made),
+        (&[("traceparent", valid)], valid),
+    ];
+    for (sent, expected) in cases {
+        let seen = request_head(&head("/", sent), &facts).headers;
+        assert_eq!(seen.get_all(TRACEPARENT).into_iter().collect::<Vec<_>>(), [expected], "{sent:?}");
+        assert_eq!(seen.get(TRACESTATE), None);
+        assert!(is_traceparent(&seen[TRACEPARENT]));
     }
 }
 
