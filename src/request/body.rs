@@ -100,8 +100,8 @@ impl http_body::Body for Body {
 }
 
 /// The body of a request, with an end to its length and to the patience with its client.
-pub(super) struct RequestBody {
-    body: Incoming,
+pub(super) struct RequestBody<B = Incoming> {
+    body: B,
     bytes: u64,
     bytes_max: u64,
     /// Waited so far, without the wait that goes on.
@@ -123,8 +123,8 @@ pub(super) enum BodyError {
     TooSlow,
 }
 
-impl RequestBody {
-    pub(super) fn new(body: Incoming, bytes_max: u64) -> Self {
+impl<B> RequestBody<B> {
+    pub(super) fn new(body: B, bytes_max: u64) -> Self {
         Self { body, bytes: 0, bytes_max, waited: Duration::ZERO, waiting: None }
     }
 
@@ -146,7 +146,7 @@ impl RequestBody {
     }
 }
 
-impl http_body::Body for RequestBody {
+impl<B: http_body::Body<Data = Bytes> + Unpin> http_body::Body for RequestBody<B> {
     type Data = Bytes;
     type Error = BodyError;
 
@@ -180,8 +180,67 @@ impl http_body::Body for RequestBody {
     }
 }
 
-impl fmt::Debug for RequestBody {
+impl<B> fmt::Debug for RequestBody<B> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("RequestBody").field("bytes", &self.bytes).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::VecDeque;
+
+    use http_body_util::BodyExt as _;
+    use tokio::time;
+
+    use super::*;
+
+    /// Pieces, each after a pause; `None` for one that breaks the body.
+    struct Paced(VecDeque<(Duration, Option<usize>)>, Option<Pin<Box<Sleep>>>);
+
+    impl http_body::Body for Paced {
+        type Data = Bytes;
+        type Error = ();
+
+        fn poll_frame(
+            mut self: Pin<&mut Self>,
+            context: &mut Context<'_>,
+        ) -> Poll<Option<Result<Frame<Bytes>, ()>>> {
+            let Some(&(pause, len)) = self.0.front() else { return Poll::Ready(None) };
+            let pausing = self.1.get_or_insert_with(|| Box::pin(time::sleep(pause)));
+            ready!(pausing.as_mut().poll(context));
+            self.1 = None;
+            self.0.pop_front();
+            Poll::Ready(Some(len.map(|len| Frame::data(vec![b'x'; len].into())).ok_or(())))
+        }
+    }
+
+    async fn collect(pieces: impl IntoIterator<Item = (u64, Option<usize>)>) -> Result<usize, BodyError> {
+        let pieces = pieces.into_iter().map(|(pause_s, len)| (Duration::from_secs(pause_s), len));
+        let body = RequestBody::new(Paced(pieces.collect(), None), 100_000);
+        body.collect().await.map(|body| body.to_bytes().len())
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_body_ends_at_its_limit_and_at_the_end_of_all_patience() {
+        let drip = |pause_s, len| std::iter::repeat_n((pause_s, Some(len)), 80);
+        assert_eq!(collect([(0, Some(100_000))]).await, Ok(100_000));
+        assert_eq!(collect([(0, Some(100_000)), (0, Some(1))]).await, Err(BodyError::TooLarge(100_000)));
+        assert_eq!(collect([(29, Some(1))]).await, Ok(1));
+        assert_eq!(collect([(31, Some(1))]).await, Err(BodyError::TooSlow));
+        // A byte a second is a way to hold a connection to the application for ever; a thousand are a slow line.
+        assert_eq!(collect(drip(1, 1)).await, Err(BodyError::TooSlow));
+        assert_eq!(collect(drip(1, 1_024)).await, Ok(80 * 1_024));
+        assert_eq!(collect([(0, Some(3)), (0, None)]).await, Err(BodyError::Broken));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_client_is_not_waited_for_while_nobody_asks_for_its_body() {
+        let mut body = RequestBody::new(Paced([(Duration::ZERO, Some(1)); 3].into(), None), 10);
+        for _ in 0..3 {
+            time::advance(Duration::from_mins(1)).await;
+            assert!(body.frame().await.unwrap().is_ok());
+        }
+        assert!(body.frame().await.is_none());
     }
 }

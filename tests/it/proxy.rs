@@ -614,3 +614,53 @@ fn the_client_that_leaves_ends_its_request() {
     server.wait_metric(in_flight, 0.0);
     server.stop();
 }
+
+#[test]
+fn clients_that_read_slowly_cost_little_and_keep_nobody_waiting() {
+    let large =
+        [b"HTTP/1.1 200 OK\r\nContent-Length: 16777216\r\n\r\n".to_vec(), vec![b'x'; 16 << 20]].concat();
+    let (_application, server) = start(move |seen| match seen.target() {
+        "/large" => Reply::Last(large.clone()),
+        _ => Reply::ok("small"),
+    });
+    let resident = || server.metric("process_resident_memory_bytes");
+    assert_eq!(server.get("/").body, "small");
+    let before = resident();
+    let slow: Vec<_> = (0..20)
+        .map(|_| {
+            let mut stream = dial(server.address());
+            stream.write_all(b"GET /large HTTP/1.1\r\nHost: localhost\r\n\r\n").unwrap();
+            stream
+        })
+        .collect();
+    server.wait_metric("anteroom_upstream_inflight_requests{upstream=\"django\"}", 20.0);
+    assert_eq!(server.get("/").body, "small");
+    // What waits of 20 answers of 16 MiB is in the kernel and with the application, but for a piece of each.
+    let grown = resident() - before;
+    assert!(grown < 20.0 * 1024.0 * 1024.0, "{grown} bytes are held");
+    drop(slow);
+    server.wait_metric("anteroom_upstream_inflight_requests{upstream=\"django\"}", 0.0);
+    server.stop();
+}
+
+#[test]
+fn a_client_that_sends_its_body_slowly_keeps_nobody_waiting() {
+    let (application, server) = start(|seen| Reply::ok(&seen.body.len().to_string()));
+    let mut slow: Vec<_> = (0..50)
+        .map(|_| {
+            let mut stream = dial(server.address());
+            stream.write_all(b"POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 4\r\n\r\nab").unwrap();
+            stream
+        })
+        .collect();
+    for _ in 0..10 {
+        assert_eq!(server.get("/").body, "0");
+    }
+    assert_eq!(application.take().len(), 10);
+    for stream in &mut slow {
+        stream.write_all(b"cd").unwrap();
+        let (answer, body) = read_head(stream);
+        assert_eq!((answer.status, body.as_slice()), (200, &b"4"[..]));
+    }
+    server.stop();
+}
