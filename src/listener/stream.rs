@@ -150,16 +150,16 @@ impl AsyncWrite for NetStream {
     }
 }
 
-/// A connection that HTTP is spoken on.
+/// A connection that HTTP is spoken on, by default as a server.
 #[derive(Debug)]
-pub enum Stream {
+pub enum Stream<T = TlsStream<NetStream>> {
     /// In clear.
     Plain(NetStream),
     /// Through TLS, which is much the larger of the two.
-    Tls(Box<TlsStream<NetStream>>),
+    Tls(Box<T>),
 }
 
-impl AsyncRead for Stream {
+impl<T: AsyncRead + Unpin> AsyncRead for Stream<T> {
     fn poll_read(
         self: Pin<&mut Self>,
         context: &mut Context<'_>,
@@ -172,7 +172,7 @@ impl AsyncRead for Stream {
     }
 }
 
-impl AsyncWrite for Stream {
+impl<T: AsyncWrite + Unpin> AsyncWrite for Stream<T> {
     fn poll_write(self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         match self.get_mut() {
             Self::Plain(stream) => Pin::new(stream).poll_write(context, bytes),

@@ -7,7 +7,6 @@ pub mod forward;
 mod settings;
 mod error;
 mod server;
-mod stream;
 mod tls;
 mod connect;
 mod body;
@@ -24,5 +23,11 @@ pub use metrics::Metrics;
 pub use registry::Upstreams;
 pub use server::Upstream;
 pub use settings::{CaFile, HealthCheck, InvalidServer, ServerAddress, Settings, TlsSettings, Traceparent};
-pub use stream::UpstreamStream;
 pub use tunnel::{Cause, Ended, Tunnel, tunnel};
+
+use tokio_rustls::client::TlsStream;
+
+use crate::listener::{NetStream, Stream};
+
+/// A connection to a server.
+pub type UpstreamStream = Stream<TlsStream<NetStream>>;
