@@ -9,7 +9,8 @@ use crate::client::Endpoint;
 use crate::cycle;
 use crate::fanout::{Fanout, Path, Shape};
 use crate::report::{Figures, Load, PerSocket};
-use crate::target::{self, Target, Usage};
+use crate::target::{self, Target};
+use crate::usage::Usage;
 
 /// Descriptors that are not sockets of the load, on either side.
 const DESCRIPTORS_SPARE: u64 = 200;

@@ -26,6 +26,7 @@ mod cycle;
 mod client;
 mod frame;
 mod poll;
+mod usage;
 mod report;
 
 use std::net::SocketAddr;
@@ -36,7 +37,8 @@ use clap::Parser;
 
 use crate::job::Job;
 use crate::report::{Figures, Report, Round};
-use crate::target::{Kind, Processors, Target};
+use crate::target::{Kind, Target};
+use crate::usage::Processors;
 
 /// Measures the server's processor time for each delivery beside that of a bare send loop.
 #[derive(Parser)]
@@ -82,18 +84,18 @@ fn main() -> Result<()> {
             let measure = |kind| measure(job, kind, &args.server, processors);
             // Neither of them always comes second.
             let result = if round % 2 == 0 {
-                let floor = measure(Kind::Floor)?;
-                Round { floor, anteroom: measure(Kind::Anteroom)? }
+                let beside = measure(Kind::Floor)?;
+                Round { beside, anteroom: measure(Kind::Anteroom)? }
             } else {
                 let anteroom = measure(Kind::Anteroom)?;
-                Round { floor: measure(Kind::Floor)?, anteroom }
+                Round { beside: measure(Kind::Floor)?, anteroom }
             };
             eprintln!(
                 "round {} of {rounds}: {}: {:.2} over {:.2}, ratio {:.2}",
                 round + 1,
                 job.name,
                 result.anteroom.cost(),
-                result.floor.cost(),
+                result.beside.cost(),
                 result.ratio()
             );
             done.push(result);

@@ -6,7 +6,8 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use crate::job::Job;
-use crate::target::{Kind, Memory};
+use crate::target::Kind;
+use crate::usage::Memory;
 
 /// One job on one server.
 #[derive(Debug)]
@@ -45,7 +46,7 @@ pub(crate) struct Report {
 
 #[derive(Debug)]
 pub(crate) struct Round {
-    pub(crate) floor: Figures,
+    pub(crate) beside: Figures,
     pub(crate) anteroom: Figures,
 }
 
@@ -115,14 +116,11 @@ impl Figures {
 
 impl Round {
     pub(crate) fn ratio(&self) -> f64 {
-        self.anteroom.cost() / self.floor.cost()
+        self.anteroom.cost() / self.beside.cost()
     }
 
     fn of(&self, kind: Kind) -> &Figures {
-        match kind {
-            Kind::Floor => &self.floor,
-            Kind::Anteroom => &self.anteroom,
-        }
+        if kind == Kind::BESIDE { &self.beside } else { &self.anteroom }
     }
 }
 
@@ -140,13 +138,10 @@ impl Report {
         let mut loads = String::new();
         let mut memories = String::new();
         for (job, rounds) in &self.jobs {
-            for kind in [Kind::Floor, Kind::Anteroom] {
-                let ratio = match kind {
-                    Kind::Floor => 1.0,
-                    Kind::Anteroom => median(rounds.iter().map(Round::ratio)),
-                };
+            for kind in [Kind::BESIDE, Kind::Anteroom] {
+                let ratio = if kind == Kind::BESIDE { 1.0 } else { median(rounds.iter().map(Round::ratio)) };
                 let fields = medians(rounds, kind);
-                let name = name(kind);
+                let name = kind.name();
                 let about = job.about;
                 let (table, row) = match *fields {
                     [cpu, per_second, p50, p99, server, generator] => (
@@ -167,8 +162,13 @@ impl Report {
         }
         let mut text = String::new();
         if !loads.is_empty() {
-            text += "| job | server | CPU us each | x floor | per second | p50 ms | p99 ms | server share \
-                     | generator share |\n|---|---|---|---|---|---|---|---|---|\n";
+            let beside = Kind::BESIDE.name();
+            writeln!(
+                text,
+                "| job | server | CPU us each | x {beside} | per second | p50 ms | p99 ms | server share | generator \
+                 share |\n|---|---|---|---|---|---|---|---|---|"
+            )
+            .expect("a String takes all");
             text += &loads;
         }
         if !memories.is_empty() {
@@ -195,8 +195,8 @@ fn job_json(job: &Job, rounds: &[Round]) -> Value {
         "about": job.about,
         "ratio": median(rounds.iter().map(Round::ratio)),
         "ratios": rounds.iter().map(Round::ratio).collect::<Vec<_>>(),
-        "floor": server(Kind::Floor),
-        "anteroom": server(Kind::Anteroom),
+        Kind::BESIDE.name(): server(Kind::BESIDE),
+        Kind::Anteroom.name(): server(Kind::Anteroom),
     })
 }
 
@@ -214,12 +214,5 @@ fn median(values: impl Iterator<Item = f64>) -> f64 {
         0 => f64::NAN,
         len if len % 2 == 0 => f64::midpoint(values[middle - 1], values[middle]),
         _ => values[middle],
-    }
-}
-
-fn name(kind: Kind) -> &'static str {
-    match kind {
-        Kind::Floor => "floor",
-        Kind::Anteroom => "anteroom",
     }
 }

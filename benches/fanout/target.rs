@@ -1,9 +1,8 @@
-//! What is measured: a child process on a processor of its own, and what it has used.
+//! What is measured: a child process on a processor of its own.
 
-use std::collections::HashMap;
 use std::fs::{self, File};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::thread;
@@ -11,11 +10,11 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use rcgen::CertifiedKey;
-use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 use rustls::{ClientConfig, RootCertStore};
 use tempfile::TempDir;
 
 use crate::client::Endpoint;
+use crate::usage::{Memory, Processors, Usage, pin};
 
 const START_MAX: Duration = Duration::from_secs(10);
 /// Long enough for a server that has nothing left to do to go to sleep: its time is exact only then.
@@ -27,30 +26,23 @@ pub(crate) enum Kind {
     Anteroom,
 }
 
+impl Kind {
+    /// What anteroom is measured beside.
+    pub(crate) const BESIDE: Self = Self::Floor;
+
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Floor => "floor",
+            Self::Anteroom => "anteroom",
+        }
+    }
+}
+
 /// A running server. It is killed when this is dropped.
 pub(crate) struct Target {
     child: Child,
     pub(crate) endpoint: Endpoint,
     directory: TempDir,
-}
-
-/// The processors of the generator and of the server, `None` when there is only one.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Processors {
-    generator: usize,
-    server: usize,
-}
-
-/// The processor time of each thread, in nanoseconds.
-pub(crate) struct Usage(HashMap<String, u64>);
-
-/// Memory in bytes.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Memory {
-    /// What the process allocated.
-    pub(crate) anonymous: u64,
-    /// That and the touched pages of its files.
-    pub(crate) resident: u64,
 }
 
 impl Target {
@@ -97,26 +89,16 @@ impl Target {
     /// The time used up to now, once the server has settled.
     pub(crate) fn usage(&self) -> Result<Usage> {
         sleep(SETTLE);
-        Usage::read(&self.proc())
+        Usage::read(&[self.child.id()])
     }
 
     pub(crate) fn memory(&self) -> Result<Memory> {
-        let status = fs::read_to_string(self.proc().join("status"))?;
-        let field = |name: &str| -> Result<u64> {
-            let line = status.lines().find_map(|line| line.strip_prefix(name)).context("no such field")?;
-            let kibibytes = line.trim().strip_suffix(" kB").context("not in kB")?;
-            Ok(kibibytes.parse::<u64>()? * 1024)
-        };
-        Ok(Memory { anonymous: field("RssAnon:")?, resident: field("VmRSS:")? })
+        Memory::read(self.child.id())
     }
 
     /// What the server wrote, for the message of a failed run.
     pub(crate) fn log(&self) -> String {
         fs::read_to_string(self.directory.path().join("log")).unwrap_or_default()
-    }
-
-    fn proc(&self) -> PathBuf {
-        PathBuf::from(format!("/proc/{}", self.child.id()))
     }
 
     fn wait_until_up(&mut self) -> Result<()> {
@@ -142,54 +124,10 @@ impl Drop for Target {
     }
 }
 
-impl Processors {
-    /// The first two that this process may use.
-    pub(crate) fn detect() -> Result<Option<Self>> {
-        let allowed = sched_getaffinity(None)?;
-        let mut allowed = (0..CpuSet::MAX_CPU).filter(|&processor| allowed.is_set(processor));
-        let found = allowed.next().zip(allowed.next());
-        let Some((generator, server)) = found else { return Ok(None) };
-        pin(generator)?;
-        Ok(Some(Self { generator, server }))
-    }
-}
-
-impl Usage {
-    /// The time that this program itself has used.
-    pub(crate) fn of_generator() -> Result<Self> {
-        Self::read(Path::new("/proc/self"))
-    }
-
-    /// The time used since `before`.
-    pub(crate) fn since(&self, before: &Self) -> Duration {
-        // By thread, so that one that ended in between takes nothing away from the sum.
-        let used = self.0.iter().map(|(thread, used)| used - before.0.get(thread).unwrap_or(&0));
-        Duration::from_nanos(used.sum())
-    }
-
-    fn read(process: &Path) -> Result<Self> {
-        let mut used = HashMap::new();
-        for thread in fs::read_dir(process.join("task"))? {
-            let thread = thread?;
-            let schedstat = fs::read_to_string(thread.path().join("schedstat"))
-                .context("the kernel tells no processor times (CONFIG_SCHED_INFO)")?;
-            let running = schedstat.split(' ').next().context("an empty schedstat")?.parse()?;
-            used.insert(thread.file_name().to_string_lossy().into_owned(), running);
-        }
-        Ok(Self(used))
-    }
-}
-
 /// Waits, for a process that says in no other way that it is idle.
 #[expect(clippy::disallowed_methods, reason = "the generator has no runtime to block")]
 pub(crate) fn sleep(time: Duration) {
     thread::sleep(time);
-}
-
-fn pin(processor: usize) -> Result<()> {
-    let mut set = CpuSet::new();
-    set.set(processor);
-    sched_setaffinity(None, &set).context("sched_setaffinity")
 }
 
 /// Two addresses that were free a moment ago.
