@@ -12,7 +12,7 @@ use rustls::{ClientConfig, ClientConnection};
 
 // The example of RFC 6455, section 1.3: the load does not need a fresh key.
 const KEY: &str = "dGhlIHNhbXBsZSBub25jZQ==";
-const ACCEPT: &str = "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=";
+pub(crate) const ACCEPT: &str = "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=";
 
 /// How many handshakes are under way at once while sockets are opened: well within any backlog.
 const HANDSHAKES_MAX: usize = 64;
@@ -34,7 +34,7 @@ pub(crate) struct Stream {
 
 impl Stream {
     /// Connects; through TLS, the handshake is complete then.
-    fn connect(to: &Endpoint) -> Result<Self> {
+    pub(crate) fn connect(to: &Endpoint) -> Result<Self> {
         let mut tcp = TcpStream::connect_timeout(&to.address, HANDSHAKE_MAX).context("connect")?;
         tcp.set_nodelay(true)?;
         tcp.set_read_timeout(Some(HANDSHAKE_MAX))?;

@@ -24,6 +24,7 @@ mod floor;
 mod fanout;
 mod cycle;
 mod client;
+mod certificate;
 mod frame;
 mod poll;
 mod usage;

@@ -9,10 +9,10 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
-use rcgen::CertifiedKey;
 use rustls::{ClientConfig, RootCertStore};
 use tempfile::TempDir;
 
+use crate::certificate;
 use crate::client::Endpoint;
 use crate::usage::{Memory, Processors, Usage, pin};
 
@@ -55,7 +55,8 @@ impl Target {
     ) -> Result<Self> {
         let directory = tempfile::tempdir()?;
         let [address, admin] = free_addresses()?;
-        let tls = if tls { Some(Arc::new(certify(directory.path(), address)?)) } else { None };
+        let tls =
+            if tls { Some(Arc::new(trusting(certificate::write(directory.path(), address)?))) } else { None };
         let endpoint = Endpoint { address, tls };
         let mut command = match kind {
             Kind::Floor => {
@@ -137,14 +138,8 @@ fn free_addresses() -> Result<[SocketAddr; 2]> {
     Ok([first.local_addr()?, second.local_addr()?])
 }
 
-/// Writes a certificate for the address into the directory, and says how to trust it.
-fn certify(directory: &Path, address: SocketAddr) -> Result<ClientConfig> {
-    let CertifiedKey { cert, signing_key } = rcgen::generate_simple_self_signed([address.ip().to_string()])?;
-    fs::write(directory.join("cert.pem"), cert.pem())?;
-    fs::write(directory.join("key.pem"), signing_key.serialize_pem())?;
-    let mut roots = RootCertStore::empty();
-    roots.add(cert.der().clone())?;
-    Ok(ClientConfig::builder().with_root_certificates(roots).with_no_client_auth())
+fn trusting(roots: RootCertStore) -> ClientConfig {
+    ClientConfig::builder().with_root_certificates(roots).with_no_client_auth()
 }
 
 fn routes_toml(endpoint: &Endpoint, admin: SocketAddr) -> String {

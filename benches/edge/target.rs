@@ -1,0 +1,289 @@
+//! What is measured: nginx and anteroom with the same routes, on a processor of their own.
+
+use std::fs::{self, File};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use rustix::process::{Pid, Signal, kill_process};
+use rustls::RootCertStore;
+use tempfile::TempDir;
+
+use crate::certificate;
+use crate::client::Endpoint;
+use crate::http;
+use crate::usage::{Processors, Usage, pin};
+
+/// The path that a server answers out of its configuration, and that of a file.
+pub(crate) const FIXED: &str = "/fixed";
+pub(crate) const STATIC: &str = "/static/page.html";
+const FILE: &str = "page.html";
+
+const START_MAX: Duration = Duration::from_secs(10);
+const END_MAX: Duration = Duration::from_secs(5);
+/// Long enough for a server that has nothing left to do to go to sleep: its time is exact only then.
+const SETTLE: Duration = Duration::from_millis(10);
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kind {
+    Nginx,
+    Anteroom,
+}
+
+/// The programs that may be started.
+#[derive(Debug)]
+pub(crate) struct Programs<'a> {
+    pub(crate) nginx: &'a Path,
+    pub(crate) anteroom: &'a Path,
+}
+
+/// A running server. It is ended when this is dropped.
+pub(crate) struct Target {
+    kind: Kind,
+    child: Child,
+    pub(crate) endpoint: Endpoint,
+    /// The same server through TLS.
+    pub(crate) secure: Endpoint,
+    /// Who vouches for its certificate.
+    pub(crate) roots: RootCertStore,
+    directory: TempDir,
+}
+
+impl Kind {
+    /// What anteroom is measured beside.
+    pub(crate) const BESIDE: Self = Self::Nginx;
+
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Nginx => "nginx",
+            Self::Anteroom => "anteroom",
+        }
+    }
+}
+
+impl Target {
+    /// Starts a server and waits until it accepts.
+    pub(crate) fn start(
+        kind: Kind,
+        programs: &Programs<'_>,
+        upstream: SocketAddr,
+        processors: Option<Processors>,
+    ) -> Result<Self> {
+        let directory = tempfile::tempdir()?;
+        let [address, secure, admin] = free_addresses()?;
+        let roots = certificate::write(directory.path(), secure)?;
+        fs::create_dir(directory.path().join("public"))?;
+        fs::write(directory.path().join("public").join(FILE), http::body(http::LARGE_LEN))?;
+        let (text, file, mut command) = match kind {
+            Kind::Nginx => {
+                let mut command = Command::new(programs.nginx);
+                command.arg("-e").arg("stderr").arg("-p").arg(directory.path()).arg("-c");
+                (nginx_conf(address, secure, upstream), "nginx.conf", command)
+            }
+            Kind::Anteroom => {
+                let mut command = Command::new(programs.anteroom);
+                command.arg("-c");
+                (routes_toml(address, secure, admin, upstream), "routes.toml", command)
+            }
+        };
+        let file = directory.path().join(file);
+        fs::write(&file, text)?;
+        let log = File::create(directory.path().join("log"))?;
+        command.arg(file).stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
+        // A child inherits the processor of the thread that starts it, and so do its threads and children.
+        if let Some(processors) = processors {
+            pin(processors.server)?;
+        }
+        let child = command.spawn().with_context(|| format!("starting {command:?}"));
+        if let Some(processors) = processors {
+            pin(processors.generator)?;
+        }
+        let endpoint = |address| Endpoint { address, tls: None };
+        let (endpoint, secure) = (endpoint(address), endpoint(secure));
+        let mut target = Self { kind, child: child?, endpoint, secure, roots, directory };
+        target.wait_until_up().with_context(|| format!("{kind:?} did not come up: {}", target.log()))?;
+        Ok(target)
+    }
+
+    /// The time used up to now by all processes of the server, once it has settled.
+    pub(crate) fn usage(&self) -> Result<Usage> {
+        thread::sleep(SETTLE);
+        let main = self.child.id();
+        let workers = fs::read_to_string(format!("/proc/{main}/task/{main}/children"))
+            .context("the kernel tells no children (CONFIG_PROC_CHILDREN)")?;
+        let mut processes = vec![main];
+        for worker in workers.split_whitespace() {
+            processes.push(worker.parse()?);
+        }
+        Usage::read(&processes)
+    }
+
+    /// What the server wrote, for the message of a failed run.
+    pub(crate) fn log(&self) -> String {
+        fs::read_to_string(self.directory.path().join("log")).unwrap_or_default()
+    }
+
+    fn wait_until_up(&mut self) -> Result<()> {
+        let deadline = Instant::now() + START_MAX;
+        for address in [self.endpoint.address, self.secure.address] {
+            while TcpStream::connect(address).is_err() {
+                if let Some(status) = self.child.try_wait()? {
+                    bail!("it ended with {status}");
+                }
+                if deadline < Instant::now() {
+                    bail!("it does not accept at {address} within {START_MAX:?}");
+                }
+                thread::sleep(SETTLE);
+            }
+        }
+        Ok(())
+    }
+
+    /// Lets nginx end its worker, which would outlive it.
+    fn ask_to_end(&mut self) -> Result<()> {
+        let Some(pid) = i32::try_from(self.child.id()).ok().and_then(Pid::from_raw) else { return Ok(()) };
+        kill_process(pid, Signal::TERM)?;
+        let deadline = Instant::now() + END_MAX;
+        while self.child.try_wait()?.is_none() && Instant::now() < deadline {
+            thread::sleep(SETTLE);
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Target {
+    fn drop(&mut self) {
+        // It may have ended by itself, and then there is nothing to do.
+        if self.kind == Kind::Nginx {
+            self.ask_to_end().ok();
+        }
+        self.child.kill().ok();
+        self.child.wait().ok();
+    }
+}
+
+/// Addresses that were free a moment ago.
+fn free_addresses() -> Result<[SocketAddr; 3]> {
+    let bind = || TcpListener::bind((Ipv4Addr::LOCALHOST, 0));
+    let [first, second, third] = [bind()?, bind()?, bind()?];
+    Ok([first.local_addr()?, second.local_addr()?, third.local_addr()?])
+}
+
+/// One worker, and what an application behind nginx is usually told.
+fn nginx_conf(address: SocketAddr, secure: SocketAddr, upstream: SocketAddr) -> String {
+    let fixed = String::from_utf8_lossy(&http::body(http::SMALL_LEN)).into_owned();
+    format!(
+        r#"daemon off;
+user root;
+worker_processes 1;
+pid nginx.pid;
+error_log stderr warn;
+
+events {{
+    worker_connections 10000;
+}}
+
+http {{
+    access_log off;
+    client_body_temp_path body;
+    proxy_temp_path proxy;
+    fastcgi_temp_path fastcgi;
+    uwsgi_temp_path uwsgi;
+    scgi_temp_path scgi;
+    default_type text/html;
+    keepalive_requests 1000000000;
+
+    upstream app {{
+        server {upstream};
+        keepalive 128;
+        keepalive_requests 1000000000;
+    }}
+
+    map $http_upgrade $connection_header {{
+        default upgrade;
+        ""      "";
+    }}
+
+    server {{
+        listen {address} backlog=1024;
+        listen {secure} ssl backlog=1024;
+        ssl_protocols TLSv1.2 TLSv1.3;
+        ssl_certificate cert.pem;
+        ssl_certificate_key key.pem;
+
+        location = {FIXED} {{
+            return 200 "{fixed}";
+        }}
+
+        location /static/ {{
+            alias public/;
+            sendfile on;
+        }}
+
+        location / {{
+            proxy_pass http://app;
+            proxy_http_version 1.1;
+            proxy_set_header Host $http_host;
+            proxy_set_header Upgrade $http_upgrade;
+            proxy_set_header Connection $connection_header;
+            proxy_set_header X-Forwarded-For $remote_addr;
+            proxy_set_header X-Forwarded-Host $http_host;
+            proxy_set_header X-Forwarded-Proto $scheme;
+        }}
+    }}
+}}
+"#
+    )
+}
+
+fn routes_toml(address: SocketAddr, secure: SocketAddr, admin: SocketAddr, upstream: SocketAddr) -> String {
+    let fixed = String::from_utf8_lossy(&http::body(http::SMALL_LEN)).into_owned();
+    format!(
+        r#"version = 1
+
+[server]
+admin = "{admin}"
+workers = 1
+log = {{ level = "warn" }}
+limits = {{ connections = 50000, per_ip = 50000, handshakes_per_second = 100000 }}
+
+[[listener]]
+name = "clear"
+address = "{address}"
+
+[[listener]]
+name = "secure"
+address = "{secure}"
+tls = [{{ cert = "cert.pem", key = "key.pem" }}]
+
+[upstream.app]
+servers = ["http://{upstream}"]
+
+[defaults]
+hosts = ["127.0.0.1"]
+origins = ["same-host"]
+
+[[route]]
+name = "fixed"
+path = '{FIXED}'
+handler = "respond"
+body = "{fixed}"
+headers = {{ content-type = "text/html" }}
+
+[[route]]
+name = "static"
+path = '/static/(?P<path>.*)'
+handler = "static"
+root = "public"
+
+[[route]]
+name = "app"
+path = '/.*'
+handler = "proxy"
+upstream = "app"
+"#
+    )
+}
