@@ -8,9 +8,8 @@ use std::fmt::Write as _;
 use std::net::IpAddr;
 
 use http::header::{
-    CONNECTION, CONTENT_LENGTH, COOKIE, EXPECT, FORWARDED, HOST, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION,
-    SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_PROTOCOL, SEC_WEBSOCKET_VERSION, TE, TRAILER,
-    TRANSFER_ENCODING, UPGRADE,
+    CONNECTION, CONTENT_LENGTH, COOKIE, FORWARDED, HOST, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY,
+    SEC_WEBSOCKET_PROTOCOL, SEC_WEBSOCKET_VERSION, TE, UPGRADE,
 };
 use http::request::Parts;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Uri, Version};
@@ -45,28 +44,39 @@ const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host")
 const X_FORWARDED_PORT: HeaderName = HeaderName::from_static("x-forwarded-port");
 const X_REAL_IP: HeaderName = HeaderName::from_static("x-real-ip");
 const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
-const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
-const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
-const PROXY: HeaderName = HeaderName::from_static("proxy");
-const HTTP2_SETTINGS: HeaderName = HeaderName::from_static("http2-settings");
 const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 const TRACESTATE: HeaderName = HeaderName::from_static("tracestate");
 
 /// Of one connection only, whether or not `Connection` names them.
-const HOP_BY_HOP: [HeaderName; 11] = [
-    CONNECTION,
-    KEEP_ALIVE,
-    PROXY_CONNECTION,
-    PROXY_AUTHENTICATE,
-    PROXY_AUTHORIZATION,
-    PROXY,
-    TE,
-    TRAILER,
-    TRANSFER_ENCODING,
-    UPGRADE,
-    HTTP2_SETTINGS,
-];
+fn is_hop_by_hop(name: &str) -> bool {
+    matches!(
+        name,
+        "connection"
+            | "http2-settings"
+            | "keep-alive"
+            | "proxy"
+            | "proxy-authenticate"
+            | "proxy-authorization"
+            | "proxy-connection"
+            | "te"
+            | "trailer"
+            | "transfer-encoding"
+            | "upgrade"
+    )
+}
 
+/// Written anew, or by who sends the body.
+fn is_ours(name: &str) -> bool {
+    matches!(
+        name,
+        "content-length" | "cookie" | "expect" | "forwarded" | "host" | "x-real-ip" | "x-request-id"
+    ) || name.starts_with("x-forwarded-")
+}
+
+/// Between the addresses of a chain of proxies.
+const BETWEEN: &str = ", ";
+/// Room for what is said of a chain of a few.
+const CHAIN_LEN: usize = 64;
 /// Headers that this side adds, at most.
 const ADDED: usize = 12;
 /// Entries of `X-Forwarded-For` that are looked at, at most.
@@ -84,13 +94,12 @@ pub fn request_head(sent: &Parts, facts: &Facts<'_>) -> Parts {
     let named = named_by_connection(&sent.headers);
     let traced = only(&sent.headers, &TRACEPARENT).is_some_and(is_traceparent);
     for (name, value) in &sent.headers {
-        let ours = [HOST, CONTENT_LENGTH, EXPECT, COOKIE, FORWARDED, X_REAL_IP, X_REQUEST_ID];
-        let dropped = HOP_BY_HOP.contains(name)
-            || ours.contains(name)
-            || name.as_str().contains('_')
-            || name.as_str().starts_with("x-forwarded-")
+        let text = name.as_str();
+        let dropped = is_hop_by_hop(text)
+            || is_ours(text)
+            || text.contains('_')
             || (!traced && (*name == TRACEPARENT || *name == TRACESTATE))
-            || named.iter().any(|one| name.as_str().as_bytes().eq_ignore_ascii_case(one));
+            || named.iter().any(|one| text.as_bytes().eq_ignore_ascii_case(one));
         if !dropped {
             headers.append(name, value.clone());
         }
@@ -148,7 +157,8 @@ pub fn clean_answer(headers: &mut HeaderMap) {
             headers.remove(name);
         }
     }
-    for name in &HOP_BY_HOP {
+    // Most answers have none.
+    while let Some(name) = headers.keys().find(|name| is_hop_by_hop(name.as_str())).cloned() {
         headers.remove(name);
     }
 }
@@ -201,30 +211,22 @@ fn stamp(headers: &mut HeaderMap, sent: &HeaderMap, facts: &Facts<'_>) {
             headers.insert(name, value);
         }
     };
-    let hops = hops(sent, facts);
-    let mut text = String::new();
-    for hop in &hops {
+    // Each address becomes text once, which is most of what this costs.
+    let mut chain = String::with_capacity(CHAIN_LEN);
+    for hop in hops(sent, facts) {
         // Writing to a `String` does not fail.
-        let _infallible = write!(text, "{}{hop}", if text.is_empty() { "" } else { ", " });
+        let _infallible = write!(chain, "{}{hop}", if chain.is_empty() { "" } else { BETWEEN });
     }
-    if let Some(client) = hops.first() {
-        put(X_FORWARDED_FOR, &text);
-        text.clear();
-        let _infallible = write!(text, "{client}");
-        put(X_REAL_IP, &text);
+    let client = chain.split(BETWEEN).next().filter(|client| !client.is_empty());
+    if let Some(client) = client {
+        put(X_FORWARDED_FOR, &chain);
+        put(X_REAL_IP, client);
     }
-    let scheme = if facts.https { "https" } else { "http" };
-    put(X_FORWARDED_PROTO, scheme);
+    let (scheme, default_port) = if facts.https { ("https", "443") } else { ("http", "80") };
     let host = facts.host.to_str().unwrap_or_default();
     let port = host.rsplit_once(':').map(|(_, port)| port).filter(|port| !port.ends_with(']'));
-    put(X_FORWARDED_PORT, port.unwrap_or(if facts.https { "443" } else { "80" }));
-    text.clear();
-    // A quoted string: a host has neither quotes nor backslashes, for it was validated.
-    let _infallible = write!(text, "for={};host=\"{host}\";proto={scheme}", Node(hops.first().copied()));
-    for hop in hops.iter().skip(1) {
-        let _infallible = write!(text, ", for={}", Node(Some(*hop)));
-    }
-    put(FORWARDED, &text);
+    put(X_FORWARDED_PORT, port.unwrap_or(default_port));
+    put(FORWARDED, &forwarded(&chain, host, scheme));
     let id = sent.get(X_REQUEST_ID).filter(|_| facts.peer_trusted);
     match id.filter(|id| only(sent, &X_REQUEST_ID).is_some() && is_request_id(id)) {
         Some(id) => {
@@ -232,7 +234,23 @@ fn stamp(headers: &mut HeaderMap, sent: &HeaderMap, facts: &Facts<'_>) {
         }
         None => put(X_REQUEST_ID, &format!("{:032x}", facts.fresh_id)),
     }
+    headers.insert(X_FORWARDED_PROTO, HeaderValue::from_static(scheme));
     headers.insert(X_FORWARDED_HOST, facts.host.clone());
+}
+
+/// The elements of `Forwarded` (RFC 7239): the client with what it asked for, then the proxies behind it.
+fn forwarded(chain: &str, host: &str, scheme: &str) -> String {
+    let mut text = String::with_capacity(CHAIN_LEN + host.len());
+    for (place, hop) in chain.split(BETWEEN).enumerate() {
+        let (open, close) = if hop.contains(':') { ("\"[", "]\"") } else { ("", "") };
+        let node = if hop.is_empty() { "unknown" } else { hop };
+        text.extend([if place == 0 { "" } else { BETWEEN }, "for=", open, node, close]);
+        if place == 0 {
+            // A quoted string: a host has neither quotes nor backslashes, for it was validated.
+            text.extend([";host=\"", host, "\";proto=", scheme]);
+        }
+    }
+    text
 }
 
 /// The client and the trusted proxies behind it, as far as their addresses are known.
@@ -268,19 +286,6 @@ fn parse_hop(entry: &str) -> Option<IpAddr> {
     let ip = ip.or_else(|| entry.parse::<std::net::SocketAddr>().ok().map(|address| address.ip()));
     let bare = || entry.strip_prefix('[')?.strip_suffix(']')?.parse().ok().map(IpAddr::V6);
     ip.or_else(bare).map(|ip| ip.to_canonical())
-}
-
-/// A node of `Forwarded` (RFC 7239, 6).
-struct Node(Option<IpAddr>);
-
-impl std::fmt::Display for Node {
-    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self.0 {
-            Some(IpAddr::V4(ip)) => ip.fmt(out),
-            Some(IpAddr::V6(ip)) => write!(out, "\"[{ip}]\""),
-            None => out.write_str("unknown"),
-        }
-    }
 }
 
 /// The names in `Connection`, over all its lines.
