@@ -102,7 +102,7 @@ where
         body: B,
     ) -> Result<Response<AnswerBody<B>>, UpstreamError> {
         let started_at = Instant::now();
-        let answer = self.send_uncounted(upstream, head, body).await;
+        let answer = self.send_uncounted(upstream, head, body, started_at).await;
         let outcome = answer.as_ref().map_or_else(UpstreamError::outcome, |_| Outcome::Ok);
         upstream.metrics.count(Kind::Http, outcome, started_at.elapsed());
         answer
@@ -113,6 +113,7 @@ where
         upstream: &Arc<Upstream>,
         head: impl Fn() -> Parts,
         body: B,
+        started_at: Instant,
     ) -> Result<Response<AnswerBody<B>>, UpstreamError> {
         let mut entered = upstream.enter()?;
         let (mut outgoing, progress) = if body.is_end_stream() {
@@ -129,7 +130,7 @@ where
                 upstream.metrics.retries.inc();
             }
             let flight = Flight::new(server, entered);
-            let mut reused = self.take_idle(server.id);
+            let mut reused = self.take_idle(server.id, started_at);
             loop {
                 let is_reused = reused.is_some();
                 let sender = match reused.take() {
@@ -315,13 +316,13 @@ where
 /// Idle connections.
 impl<B: 'static> Client<B> {
     /// A connection that is ready and as young as can be.
-    fn take_idle(&self, server: u64) -> Option<SendRequest<Outgoing<B>>> {
+    fn take_idle(&self, server: u64, now: Instant) -> Option<SendRequest<Outgoing<B>>> {
         let mut idle = self.idle.borrow_mut();
         let connections = idle.get_mut(&server)?;
-        let now = Instant::now();
-        connections.retain(|one| !one.sender.is_closed() && now < one.until);
-        let at = connections.iter().rposition(|one| one.sender.is_ready())?;
-        Some(connections.swap_remove(at).sender)
+        // Old and closed ones are left to the sweep: there may be many, and the latest is most likely fit.
+        let fit = |one: &Idle<B>| one.sender.is_ready() && now < one.until;
+        let at = connections.iter().rposition(fit)?;
+        Some(connections.remove(at).sender)
     }
 
     fn keep(self: &Rc<Self>, lease: Lease<B>) {

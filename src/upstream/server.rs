@@ -77,7 +77,6 @@ impl Upstream {
     pub(super) fn pick(&self, tried: &mut Tried) -> Option<&Arc<Server>> {
         let count = self.servers.len();
         let turn = self.turn.fetch_add(1, Ordering::Relaxed);
-        let now = Instant::now();
         let mut best: Option<(usize, &Arc<Server>, Rank)> = None;
         for at in (0..count).map(|step| turn.wrapping_add(step) % count) {
             let Some(server) = self.servers.get(at).filter(|_| tried.0 & (1 << at) == 0) else { continue };
@@ -85,7 +84,7 @@ impl Upstream {
                 continue;
             }
             // Those that are up compare by their load alone.
-            let rank = match server.out_until(now) {
+            let rank = match server.out_until() {
                 None => (false, 0, server.inflight.load(Ordering::Relaxed)),
                 Some(until) => (true, until, 0),
             };
@@ -95,7 +94,7 @@ impl Upstream {
         }
         let (at, server, _) = best?;
         tried.0 |= 1 << at;
-        server.begin_probe(now, self.settings.fail_timeout);
+        server.begin_probe(self.settings.fail_timeout);
         Some(server)
     }
 
@@ -229,15 +228,16 @@ impl Server {
         u64::try_from((at - self.born_at).as_millis()).unwrap_or(u64::MAX).max(1)
     }
 
-    fn out_until(&self, now: Instant) -> Option<u64> {
+    fn out_until(&self) -> Option<u64> {
         let until = self.out_until_ms.load(Ordering::Relaxed);
-        (until != 0 && self.millis(now) < until).then_some(until)
+        // The clock is not asked for the many that are in.
+        (until != 0 && self.millis(Instant::now()) < until).then_some(until)
     }
 
     /// One request finds out whether a server is back; the others keep away from it meanwhile.
-    fn begin_probe(&self, now: Instant, window: Duration) {
+    fn begin_probe(&self, window: Duration) {
         if self.out_until_ms.load(Ordering::Relaxed) != 0 {
-            self.out_until_ms.store(self.millis(now + window), Ordering::Relaxed);
+            self.out_until_ms.store(self.millis(Instant::now() + window), Ordering::Relaxed);
         }
     }
 
