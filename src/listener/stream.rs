@@ -127,6 +127,10 @@ impl AsyncWrite for NetStream {
         context: &mut Context<'_>,
         pieces: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
+        // The kernel takes one piece with less ado than a list of one.
+        if let [piece] = pieces {
+            return self.poll_write(context, piece);
+        }
         match self.get_mut() {
             Self::Tcp(stream) => Pin::new(stream).poll_write_vectored(context, pieces),
             Self::Unix(stream) => Pin::new(stream).poll_write_vectored(context, pieces),
