@@ -56,7 +56,8 @@ pub fn admit<'a, T>(
     let scope = Scope {
         client,
         query: head.uri.query().unwrap_or_default().to_owned(),
-        headers: head.headers.clone(),
+        // Templates, which read them, are of sockets alone.
+        headers: if is_upgrade { head.headers.clone() } else { HeaderMap::new() },
         params: rules.table.captures(index, &path).unwrap_or_default(),
         user: None,
         subprotocol,

@@ -21,7 +21,7 @@ pub struct Scope {
     pub path: String,
     /// The query as sent, without the question mark; empty when there is none.
     pub query: String,
-    /// The headers as sent.
+    /// The headers as sent; those of a handshake only.
     pub headers: HeaderMap,
     /// What the named groups of the route's pattern captured.
     pub params: Params,
