@@ -1,16 +1,26 @@
 //! Opening what lies below a folder, and nothing else.
 
 use std::io;
+use std::io::{Cursor, IoSliceMut};
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
+use std::task::{Context, Poll};
 
 use rustix::fs::{CWD, Mode, OFlags, ResolveFlags};
+use rustix::io::{Errno, ReadWriteFlags};
+use tokio::io::{AsyncRead, AsyncSeek, ReadBuf};
 use tokio::task::spawn_blocking;
 use tower_http::services::fs::{Backend, File as ServedFile};
+
+/// A file of up to this length is read whole when it is opened, if the kernel has it in memory.
+const WHOLE_BYTES_MAX: u64 = 64 << 10;
 
 /// A folder out of which no path leads: neither `..` nor a link.
 ///
 /// Rule: `RESOLVE_BENEATH` in openat2(2). Links that stay below the folder are followed if they are relative.
+///
+/// What the kernel has in memory is opened and read at once; a worker never waits for a disk, which is left to other
+/// threads.
 #[derive(Clone, Debug)]
 pub(super) struct Root(PathBuf);
 
@@ -19,28 +29,77 @@ impl Root {
         Self(folder)
     }
 
-    /// Opens what is at a path. Anything but a regular file can only be looked at.
-    fn open_beneath(&self, path: &Path, flags: OFlags) -> io::Result<std::fs::File> {
+    /// Opens what is at a path.
+    ///
+    /// # Errors
+    ///
+    /// Those of the system; with [`Disk::Never`] also `EAGAIN`, when that would take the disk.
+    fn open_beneath(&self, path: &Path, flags: OFlags, disk: Disk) -> io::Result<std::fs::File> {
+        let cached = match disk {
+            Disk::Never => ResolveFlags::CACHED,
+            Disk::IfNeeded => ResolveFlags::empty(),
+        };
         let directory = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let root = rustix::fs::openat(CWD, &self.0, directory, Mode::empty())?;
+        let root = rustix::fs::openat2(CWD, &self.0, directory, Mode::empty(), cached)?;
         // An empty path would be none at all.
         let path = if path.as_os_str().is_empty() { Path::new(".") } else { path };
-        let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS;
+        let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS | cached;
         let flags = flags | OFlags::CLOEXEC;
         Ok(rustix::fs::openat2(&root, path, flags, Mode::empty(), resolve)?.into())
     }
 
-    fn open_file(&self, path: &Path) -> io::Result<std::fs::File> {
+    fn open_file(&self, path: &Path, disk: Disk) -> io::Result<File> {
         // A pipe without a writer would keep us waiting.
-        let file = self.open_beneath(path, OFlags::RDONLY | OFlags::NONBLOCK)?;
-        if file.metadata()?.is_file() { Ok(file) } else { Err(io::ErrorKind::NotFound.into()) }
+        let file = self.open_beneath(path, OFlags::RDONLY | OFlags::NONBLOCK, disk)?;
+        let metadata = file.metadata()?;
+        if !metadata.is_file() {
+            return Err(io::ErrorKind::NotFound.into());
+        }
+        let bytes = match read_whole(&file, metadata.len()) {
+            Some(whole) => Bytes::Whole(Cursor::new(whole)),
+            None => Bytes::Streamed(tokio::fs::File::from_std(file)),
+        };
+        Ok(File { bytes, metadata })
     }
 
-    fn look_at(&self, path: &Path) -> io::Result<std::fs::Metadata> {
-        let metadata = self.open_beneath(path, OFlags::PATH)?.metadata()?;
+    fn look_at(&self, path: &Path, disk: Disk) -> io::Result<std::fs::Metadata> {
+        let metadata = self.open_beneath(path, OFlags::PATH, disk)?.metadata()?;
         let is_served = metadata.is_file() || metadata.is_dir();
         if is_served { Ok(metadata) } else { Err(io::ErrorKind::NotFound.into()) }
     }
+}
+
+/// Whether a thread may wait for the disk.
+#[derive(Clone, Copy, Debug)]
+enum Disk {
+    Never,
+    IfNeeded,
+}
+
+/// Does something at once if it takes no disk, and otherwise on another thread.
+async fn at_once_or_aside<T: Send + 'static>(
+    work: impl Fn(Disk) -> io::Result<T> + Send + 'static,
+) -> io::Result<T> {
+    match work(Disk::Never) {
+        // `EINVAL` is what a kernel before 5.12 says to the question.
+        Err(error) if is_one_of(&error, &[Errno::AGAIN, Errno::INVAL]) => {
+            spawn_blocking(move || work(Disk::IfNeeded)).await?
+        }
+        done => done,
+    }
+}
+
+fn is_one_of(error: &io::Error, these: &[Errno]) -> bool {
+    these.iter().any(|one| error.raw_os_error() == Some(one.raw_os_error()))
+}
+
+/// All of a short file, if the kernel has it in memory. Rule: `RWF_NOWAIT` in preadv2(2).
+fn read_whole(file: &std::fs::File, len: u64) -> Option<Vec<u8>> {
+    let len = usize::try_from(len).ok().filter(|_| len <= WHOLE_BYTES_MAX)?;
+    let mut bytes = vec![0; len];
+    let read =
+        rustix::io::preadv2(file, &mut [IoSliceMut::new(&mut bytes)], 0, ReadWriteFlags::NOWAIT).ok()?;
+    (read == len).then_some(bytes)
 }
 
 type Opening<T> = Pin<Box<dyn Future<Output = io::Result<T>> + Send>>;
@@ -53,50 +112,63 @@ impl Backend for Root {
 
     fn open(&self, path: PathBuf) -> Opening<File> {
         let root = self.clone();
-        Box::pin(async move {
-            let opened = spawn_blocking(move || root.open_file(&path)).await??;
-            Ok(File(tokio::fs::File::from_std(opened)))
-        })
+        Box::pin(at_once_or_aside(move |disk| root.open_file(&path, disk)))
     }
 
     fn metadata(&self, path: PathBuf) -> Opening<std::fs::Metadata> {
         let root = self.clone();
-        Box::pin(async move { spawn_blocking(move || root.look_at(&path)).await? })
+        Box::pin(at_once_or_aside(move |disk| root.look_at(&path, disk)))
     }
 }
 
 /// A regular file.
 #[derive(Debug)]
-pub(super) struct File(tokio::fs::File);
+pub(super) struct File {
+    bytes: Bytes,
+    /// As it was when the file was opened.
+    metadata: std::fs::Metadata,
+}
 
-impl tokio::io::AsyncRead for File {
+#[derive(Debug)]
+enum Bytes {
+    Whole(Cursor<Vec<u8>>),
+    Streamed(tokio::fs::File),
+}
+
+impl AsyncRead for File {
     fn poll_read(
         mut self: Pin<&mut Self>,
-        context: &mut std::task::Context<'_>,
-        buffer: &mut tokio::io::ReadBuf<'_>,
-    ) -> std::task::Poll<io::Result<()>> {
-        Pin::new(&mut self.0).poll_read(context, buffer)
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        match &mut self.bytes {
+            Bytes::Whole(bytes) => Pin::new(bytes).poll_read(context, buffer),
+            Bytes::Streamed(file) => Pin::new(file).poll_read(context, buffer),
+        }
     }
 }
 
-impl tokio::io::AsyncSeek for File {
+impl AsyncSeek for File {
     fn start_seek(mut self: Pin<&mut Self>, position: io::SeekFrom) -> io::Result<()> {
-        Pin::new(&mut self.0).start_seek(position)
+        match &mut self.bytes {
+            Bytes::Whole(bytes) => Pin::new(bytes).start_seek(position),
+            Bytes::Streamed(file) => Pin::new(file).start_seek(position),
+        }
     }
 
-    fn poll_complete(
-        mut self: Pin<&mut Self>,
-        context: &mut std::task::Context<'_>,
-    ) -> std::task::Poll<io::Result<u64>> {
-        Pin::new(&mut self.0).poll_complete(context)
+    fn poll_complete(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<u64>> {
+        match &mut self.bytes {
+            Bytes::Whole(bytes) => Pin::new(bytes).poll_complete(context),
+            Bytes::Streamed(file) => Pin::new(file).poll_complete(context),
+        }
     }
 }
 
 impl ServedFile for File {
     type Metadata = std::fs::Metadata;
-    type MetadataFuture<'a> = Pin<Box<dyn Future<Output = io::Result<std::fs::Metadata>> + Send + 'a>>;
+    type MetadataFuture<'a> = std::future::Ready<io::Result<std::fs::Metadata>>;
 
     fn metadata(&self) -> Self::MetadataFuture<'_> {
-        Box::pin(self.0.metadata())
+        std::future::ready(Ok(self.metadata.clone()))
     }
 }
