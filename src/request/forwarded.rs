@@ -223,9 +223,11 @@ fn parse_node(node: &str) -> Option<ClientAddr> {
         return Some(ClientAddr::new(ip, None));
     }
     let port = port.strip_prefix(':')?;
-    if port.starts_with('_') {
-        // The port is hidden, the address is not.
-        return Some(ClientAddr::new(ip, None));
+    if let Some(name) = port.strip_prefix('_') {
+        // The port is hidden, the address is not. Rule: `obfport` of RFC 7239, section 6.
+        let hidden = !name.is_empty()
+            && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"._-".contains(&byte));
+        return hidden.then(|| ClientAddr::new(ip, None));
     }
     let digits = !port.is_empty() && port.bytes().all(|byte| byte.is_ascii_digit());
     digits.then(|| port.parse().ok()).flatten().map(|port| ClientAddr::new(ip, Some(port)))

@@ -245,8 +245,8 @@ pub(super) fn url_host(text: &str) -> &str {
 fn is_name(name: &str) -> bool {
     match name.strip_prefix('[') {
         Some(rest) => rest.strip_suffix(']').is_some_and(|inner| {
-            // A colon with something behind it, as Django has it.
-            inner.split_once(':').is_some_and(|(_, rest)| !rest.is_empty())
+            // A colon with something behind it and no dot before it, as Django has it.
+            inner.split_once(':').is_some_and(|(first, rest)| !first.contains('.') && !rest.is_empty())
                 && inner.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f' | b':' | b'.'))
         }),
         None => !name.is_empty() && name.chars().all(is_name_char),

@@ -109,11 +109,8 @@ impl FromStr for OriginPattern {
     ///
     /// The operator's: a pattern that no origin could ever match, or one that is not what it looks like.
     fn from_str(text: &str) -> Result<Self, OriginPatternError> {
-        match text {
-            "*" => return Ok(Self(Kind::Any)),
-            "same-host" => return Ok(Self(Kind::SameHost)),
-            "null" => return Err(OriginPatternError::Null),
-            _ => {}
+        if text == "*" {
+            return Ok(Self(Kind::Any));
         }
         let (scheme, rest) = match text.split_once("://") {
             Some((scheme, rest)) => (Some(scheme.to_ascii_lowercase()), rest),
@@ -126,6 +123,13 @@ impl FromStr for OriginPattern {
             });
         }
         let Some(scheme) = scheme else {
+            // Read as names are, without case and path: a name that looks like one of these words would print as it.
+            if authority.eq_ignore_ascii_case("same-host") {
+                return Ok(Self(Kind::SameHost));
+            }
+            if authority.eq_ignore_ascii_case("null") {
+                return Err(OriginPatternError::Null);
+            }
             if authority.parse::<Ipv6Addr>().is_ok() {
                 return Ok(Self(Kind::Name(name(&format!("[{authority}]"))?)));
             }

@@ -12,6 +12,8 @@ fn a_host_is_taken_apart() {
         ("[::1", None),
         ("[]", None),
         ("[1]", None),
+        ("[1.2:3]", None),
+        ("[::1.2.3.4]", Some(("[::1.2.3.4]", None))),
         ("a:", None),
         (":80", None),
         ("a:+1", None),

@@ -243,6 +243,7 @@ fn a_pattern_that_is_refused_says_what_to_write() {
         ("ht_tp://example.com", "https://example.com"),
         ("bücher.example", "xn--"),
         ("null", "`*`"),
+        ("NULL/", "`*`"),
         ("", "name"),
         (".", "name"),
         ("/path", "name"),
@@ -258,11 +259,14 @@ fn a_pattern_shows_itself_without_what_is_ignored() {
     let cases = [
         ("*", "*"),
         ("same-host", "same-host"),
+        ("Same-Host/", "same-host"),
         ("Example.com/", "example.com"),
         ("::1", "[::1]"),
         ("HTTPS://Example.com:8443/x?y#z", "https://example.com:8443"),
     ];
     for (text, shown) in cases {
-        assert_eq!(text.parse::<OriginPattern>().unwrap().to_string(), shown);
+        let pattern = text.parse::<OriginPattern>().unwrap();
+        assert_eq!(pattern.to_string(), shown);
+        assert_eq!(shown.parse(), Ok(pattern), "{text}");
     }
 }
