@@ -19,3 +19,14 @@ pub use metrics::{ListenerMetrics, Metrics, TlsMetrics};
 pub use proxy_protocol::{Header, InvalidHeader, ProxyProtocol};
 pub use stream::{NetStream, StdStream, Stream};
 pub use tls::{Certificate, CertificateStore, ClientAuth, InvalidCertificate, Tls, TlsError};
+
+/// Reads a PROXY header, for the fuzzer: it lives outside of this crate, where nothing else needs this.
+///
+/// # Errors
+///
+/// The bytes are no header.
+#[cfg(fuzzing)]
+#[doc(hidden)]
+pub fn parse_proxy_header(bytes: &[u8]) -> Result<Option<Header>, InvalidHeader> {
+    proxy_protocol::parse(bytes)
+}
