@@ -18,6 +18,7 @@ mod autobahn;
 mod channels_redis;
 mod chromium;
 mod django;
+mod fronts;
 mod haproxy;
 mod nginx;
 #[path = "../support/mod.rs"]

@@ -69,6 +69,16 @@ impl Wire for UnixStream {
     }
 }
 
+impl Wire for Box<dyn Wire> {
+    fn set_read_timeout(&self, limit: Option<Duration>) {
+        (**self).set_read_timeout(limit);
+    }
+
+    fn shutdown(&self, how: Shutdown) {
+        (**self).shutdown(how);
+    }
+}
+
 /// An open WebSocket.
 #[derive(Debug)]
 pub struct Client<S = TcpStream> {
