@@ -3,22 +3,24 @@
 //! tower-http knows what HTTP wants of a file: types, ranges, conditions, siblings that are compressed already. What
 //! may be opened at all is decided here.
 
+mod body;
 mod root;
 
 use std::fmt;
 use std::io;
 use std::path::PathBuf;
 
-use http::header::{CACHE_CONTROL, IF_RANGE, LAST_MODIFIED, LOCATION, RANGE};
+use http::header::{CACHE_CONTROL, CONTENT_LENGTH, ETAG, IF_RANGE, LAST_MODIFIED, LOCATION, RANGE, VARY};
 use http::request::Parts;
-use http::{HeaderValue, Method, Request, Response, StatusCode, header};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
+use http_body::Body as _;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
-use rustix::io::Errno;
 use tower_http::services::ServeDir;
+use tower_http::services::fs::{DefaultServeDirFallback, ServeFileSystemResponseBody};
 
 use self::root::Root;
 
-pub use tower_http::services::fs::ServeFileSystemResponseBody as FileBody;
+pub use self::body::FileBody;
 
 /// What is read of a file at once, in bytes.
 const CHUNK_BYTES: usize = 64 << 10;
@@ -78,59 +80,67 @@ impl Files {
             return Ok(Found::Nothing);
         }
         let path = path.trim_start_matches('/');
-        let Ok(mut request) = Request::builder()
-            .method(&head.method)
-            .uri(format!("/{}", utf8_percent_encode(path, ENCODED)))
-            .body(())
-        else {
+        let is_head = head.method == Method::HEAD;
+        // What is said of a file is read off the open file, for `HEAD` too.
+        let method = if is_head { Method::GET } else { head.method.clone() };
+        let target = format!("/{}", utf8_percent_encode(path, ENCODED));
+        let Ok(mut request) = Request::builder().method(method).uri(target).body(()) else {
             return Ok(Found::Nothing);
         };
         *request.headers_mut() = head.headers.clone();
-        if request.headers().contains_key(IF_RANGE) && !self.is_current(&request).await? {
-            // The part is of a file that is another now.
+        if is_head || !is_in_bytes(&head.headers) {
             request.headers_mut().remove(RANGE);
         }
-        let mut answer = match self.service().try_call(request).await {
-            Ok(answer) => answer,
-            Err(error) if is_nothing(&error) => return Ok(Found::Nothing),
-            Err(error) => return Err(error),
-        };
+        let mut answer = self.ask(request.clone()).await?;
+        if !is_of_asked_version(&head.headers, &answer) {
+            request.headers_mut().remove(RANGE);
+            answer = self.ask(request).await?;
+        }
         if answer.status() == StatusCode::NOT_FOUND {
             return Ok(Found::Nothing);
         }
-        if let Some(location) = answer.headers_mut().get_mut(LOCATION) {
-            // A folder without its slash. The route may have mapped the path.
-            let query = head.uri.query().map(|query| format!("?{query}")).unwrap_or_default();
-            match HeaderValue::from_str(&format!("{}/{query}", head.uri.path())) {
-                Ok(with_slash) => *location = with_slash,
-                Err(_) => return Ok(Found::Nothing),
-            }
-        } else if let Some(cache_control) = &self.cache_control
-            && answer.status() != StatusCode::RANGE_NOT_SATISFIABLE
-        {
-            answer.headers_mut().insert(CACHE_CONTROL, cache_control.clone());
+        if answer.headers().contains_key(LOCATION) {
+            let Some(location) = with_slash(head) else { return Ok(Found::Nothing) };
+            answer.headers_mut().insert(LOCATION, location);
+        } else {
+            self.tell_caches(&mut answer);
         }
-        Ok(Found::Answer(answer))
-    }
-
-    /// Whether the validator of `If-Range` is that of the file as it is now (RFC 9110, 13.1.5).
-    async fn is_current(&self, request: &Request<()>) -> io::Result<bool> {
-        let mut head = Request::new(());
-        *head.method_mut() = Method::HEAD;
-        *head.uri_mut() = request.uri().clone();
-        if let Some(accepted) = request.headers().get(header::ACCEPT_ENCODING) {
-            head.headers_mut().insert(header::ACCEPT_ENCODING, accepted.clone());
-        }
-        let now = match self.service().try_call(head).await {
-            Ok(now) => now,
-            Err(error) if is_nothing(&error) => return Ok(false),
-            Err(error) => return Err(error),
+        let (parts, file) = answer.into_parts();
+        let bytes = match file.size_hint().exact() {
+            _ if is_head => 0,
+            Some(bytes) => bytes,
+            None => content_length(&parts.headers),
         };
-        let validator = request.headers().get(IF_RANGE);
-        Ok([header::ETAG, LAST_MODIFIED].iter().any(|name| now.headers().get(name) == validator))
+        Ok(Found::Answer(Response::from_parts(parts, FileBody::new(file, bytes))))
     }
 
-    fn service(&self) -> ServeDir<tower_http::services::fs::DefaultServeDirFallback, Root> {
+    /// The answer of the library; one with 404 if there is nothing.
+    async fn ask(&self, request: Request<()>) -> io::Result<Response<ServeFileSystemResponseBody>> {
+        match self.service().try_call(request).await {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                let mut answer = Response::new(ServeFileSystemResponseBody::default());
+                *answer.status_mut() = StatusCode::NOT_FOUND;
+                Ok(answer)
+            }
+            other => other,
+        }
+    }
+
+    fn tell_caches(&self, answer: &mut Response<ServeFileSystemResponseBody>) {
+        let status = answer.status();
+        let headers = answer.headers_mut();
+        // A 304 has them as the 200 would (RFC 9110, 15.4.5).
+        if !self.precompressed.is_empty() {
+            headers.insert(VARY, HeaderValue::from_static("accept-encoding"));
+        }
+        if let Some(cache_control) = &self.cache_control
+            && (status.is_success() || status == StatusCode::NOT_MODIFIED)
+        {
+            headers.insert(CACHE_CONTROL, cache_control.clone());
+        }
+    }
+
+    fn service(&self) -> ServeDir<DefaultServeDirFallback, Root> {
         let mut service = ServeDir::with_backend("", Root::new(self.root.clone()))
             .append_index_html_on_directories(self.index)
             .ignore_multi_range_requests(true)
@@ -172,19 +182,38 @@ fn has_encoded_slash(raw: &str) -> bool {
         .any(|three| matches!(three, [b'%', b'2', b'f' | b'F'] | [b'%', b'5', b'c' | b'C']))
 }
 
-/// Whether the error says that there is no file at the path, rather than that it cannot be read.
-fn is_nothing(error: &io::Error) -> bool {
-    matches!(
-        error.kind(),
-        io::ErrorKind::NotFound
-            | io::ErrorKind::PermissionDenied
-            | io::ErrorKind::NotADirectory
-            | io::ErrorKind::IsADirectory
-            | io::ErrorKind::InvalidFilename
-            | io::ErrorKind::InvalidInput
-            // A link out of the folder.
-            | io::ErrorKind::CrossesDevices
-    ) || error.raw_os_error() == Some(Errno::LOOP.raw_os_error())
+/// Whether a part is asked for in a unit that we know; others are not to be answered (RFC 9110, 14.2).
+fn is_in_bytes(headers: &HeaderMap) -> bool {
+    let unit = headers.get(RANGE).and_then(|range| range.as_bytes().split(|&byte| byte == b'=').next());
+    unit.is_some_and(|unit| unit.eq_ignore_ascii_case(b"bytes"))
+}
+
+/// Whether a part, or the word that there is none, is of the file that the client has the beginning of
+/// (RFC 9110, 13.1.5). It is asked of the answer: the file may be another by now than at any time before.
+fn is_of_asked_version<B>(asked: &HeaderMap, answer: &Response<B>) -> bool {
+    let is_of_part =
+        matches!(answer.status(), StatusCode::PARTIAL_CONTENT | StatusCode::RANGE_NOT_SATISFIABLE);
+    match asked.get(IF_RANGE) {
+        Some(validator) if is_of_part => {
+            [ETAG, LAST_MODIFIED].iter().any(|name| answer.headers().get(name) == Some(validator))
+        }
+        _ => true,
+    }
+}
+
+/// Where a folder without its slash leads. The route may have mapped the path, so it is that of the request.
+fn with_slash(head: &Parts) -> Option<HeaderValue> {
+    let path = head.uri.path();
+    // What begins with two slashes, or with what browsers take for them, is a host.
+    if path.starts_with("//") || path.contains('\\') {
+        return None;
+    }
+    let query = head.uri.query().map(|query| format!("?{query}")).unwrap_or_default();
+    HeaderValue::from_str(&format!("{path}/{query}")).ok()
+}
+
+fn content_length(headers: &HeaderMap) -> u64 {
+    headers.get(CONTENT_LENGTH).and_then(|len| len.to_str().ok()?.parse().ok()).unwrap_or(0)
 }
 
 #[cfg(test)]

@@ -15,6 +15,9 @@ use tower_http::services::fs::{Backend, File as ServedFile};
 /// A file of up to this length is read whole when it is opened, if the kernel has it in memory.
 const WHOLE_BYTES_MAX: u64 = 64 << 10;
 
+/// How often a path is looked up again while folders are being renamed somewhere.
+const TRIES_MAX: usize = 16;
+
 /// A folder out of which no path leads: neither `..` nor a link.
 ///
 /// Rule: `RESOLVE_BENEATH` in openat2(2). Links that stay below the folder are followed if they are relative.
@@ -45,12 +48,20 @@ impl Root {
         let path = if path.as_os_str().is_empty() { Path::new(".") } else { path };
         let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS | cached;
         let flags = flags | OFlags::CLOEXEC;
-        Ok(rustix::fs::openat2(&root, path, flags, Mode::empty(), resolve)?.into())
+        let mut tries = 1;
+        loop {
+            match rustix::fs::openat2(&root, path, flags, Mode::empty(), resolve) {
+                // A `..` in a link could not be followed for certain, as something was renamed meanwhile.
+                Err(Errno::AGAIN) if disk == Disk::IfNeeded && tries < TRIES_MAX => tries += 1,
+                opened => return Ok(opened?.into()),
+            }
+        }
     }
 
     fn open_file(&self, path: &Path, disk: Disk) -> io::Result<File> {
-        // A pipe without a writer would keep us waiting.
-        let file = self.open_beneath(path, OFlags::RDONLY | OFlags::NONBLOCK, disk)?;
+        // A pipe without a writer would keep us waiting, and a terminal could become ours.
+        let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY;
+        let file = self.open_beneath(path, flags, disk)?;
         let metadata = file.metadata()?;
         if !metadata.is_file() {
             return Err(io::ErrorKind::NotFound.into());
@@ -70,7 +81,7 @@ impl Root {
 }
 
 /// Whether a thread may wait for the disk.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Disk {
     Never,
     IfNeeded,
@@ -80,13 +91,32 @@ enum Disk {
 async fn at_once_or_aside<T: Send + 'static>(
     work: impl Fn(Disk) -> io::Result<T> + Send + 'static,
 ) -> io::Result<T> {
-    match work(Disk::Never) {
+    let done = match work(Disk::Never) {
         // `EINVAL` is what a kernel before 5.12 says to the question.
         Err(error) if is_one_of(&error, &[Errno::AGAIN, Errno::INVAL]) => {
             spawn_blocking(move || work(Disk::IfNeeded)).await?
         }
         done => done,
-    }
+    };
+    // Only for `NotFound` the library looks for another form of the file.
+    done.map_err(|error| if is_nothing(&error) { io::ErrorKind::NotFound.into() } else { error })
+}
+
+/// Whether the error says that there is no file for us at the path, rather than that it cannot be read.
+fn is_nothing(error: &io::Error) -> bool {
+    // The last are a socket, and a device that is not there.
+    let others = [Errno::LOOP, Errno::NXIO, Errno::NODEV];
+    matches!(
+        error.kind(),
+        io::ErrorKind::NotFound
+            | io::ErrorKind::PermissionDenied
+            | io::ErrorKind::NotADirectory
+            | io::ErrorKind::IsADirectory
+            | io::ErrorKind::InvalidFilename
+            | io::ErrorKind::InvalidInput
+            // A link out of the folder.
+            | io::ErrorKind::CrossesDevices
+    ) || is_one_of(error, &others)
 }
 
 fn is_one_of(error: &io::Error, these: &[Errno]) -> bool {

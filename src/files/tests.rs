@@ -1,5 +1,7 @@
 use std::fs;
+use std::io::Write as _;
 use std::os::unix::fs::symlink;
+use std::os::unix::net::UnixListener;
 
 use http_body_util::BodyExt as _;
 use tempfile::TempDir;
@@ -43,6 +45,7 @@ fn folder() -> TempDir {
         0,
     )
     .unwrap();
+    drop(UnixListener::bind(at("root/socket")).unwrap());
     folder
 }
 
@@ -59,16 +62,11 @@ fn request(method: &str, target: &str, headers: &[(&str, &str)]) -> Parts {
 }
 
 /// The status and the body, or `-` for nothing; the path is the target decoded.
-async fn find(
-    files: &Files,
-    method: &str,
-    target: &str,
-    headers: &[(&str, &str)],
-) -> (String, http::HeaderMap) {
+async fn find(files: &Files, method: &str, target: &str, headers: &[(&str, &str)]) -> (String, HeaderMap) {
     let head = request(method, target, headers);
     let path = percent_encoding::percent_decode_str(head.uri.path()).decode_utf8().unwrap().into_owned();
     match files.find(&head, &path).await.unwrap() {
-        Found::Nothing => ("-".to_owned(), http::HeaderMap::new()),
+        Found::Nothing => ("-".to_owned(), HeaderMap::new()),
         Found::Answer(answer) => {
             let (parts, body) = answer.into_parts();
             let body = body.collect().await.unwrap().to_bytes();
@@ -116,6 +114,7 @@ async fn what_lies_in_the_folder_is_answered_and_nothing_else() {
         ("/loop", "-"),
         ("/dangling", "-"),
         ("/pipe", "-"),
+        ("/socket", "-"),
     ] {
         assert_eq!(find(&files, "GET", target, &[]).await.0, expected, "{target}");
     }
@@ -134,6 +133,8 @@ async fn a_folder_leads_to_its_slash_and_never_to_another_host() {
     let head = request("GET", "/static/dir", &[]);
     let Found::Answer(answer) = files.find(&head, "dir").await.unwrap() else { panic!("nothing") };
     assert_eq!(answer.headers()[LOCATION], "/static/dir/");
+    // `//dir/` in a `Location` would be the host `dir`.
+    assert!(matches!(files.find(&request("GET", "//dir", &[]), "/dir").await, Ok(Found::Nothing)));
     let without = Files { index: false, ..files };
     assert_eq!(find(&without, "GET", "/dir", &[]).await.0, "-");
     assert_eq!(find(&without, "GET", "/dir/", &[]).await.0, "-");
@@ -150,9 +151,15 @@ async fn types_ranges_and_conditions_are_those_of_http() {
     assert_eq!((value("accept-ranges"), value("cache-control")), ("bytes".to_owned(), "no-cache".to_owned()));
     let (etag, modified) = (value("etag"), value("last-modified"));
     let (etag, modified) = (etag.as_str(), modified.as_str());
-    let old = "Thu, 01 Jan 1970 00:00:00 GMT";
+    let (old, weak) = ("Thu, 01 Jan 1970 00:00:00 GMT", format!("W/{etag}"));
+    let weak = weak.as_str();
     let cases = [
         ("HEAD", &[][..], "200"),
+        // Parts are of `GET` alone, and counted in bytes.
+        ("HEAD", &[("range", "bytes=0-3")], "200"),
+        ("HEAD", &[("range", "bytes=100-")], "200"),
+        ("HEAD", &[("if-none-match", etag)], "304"),
+        ("GET", &[("range", "lines=0-3")], "200 body { color: red }"),
         ("POST", &[], "405"),
         ("GET", &[("if-none-match", etag)], "304"),
         ("GET", &[("if-none-match", "\"other\"")], "200 body { color: red }"),
@@ -166,6 +173,10 @@ async fn types_ranges_and_conditions_are_those_of_http() {
         ("GET", &[("range", "bytes=0-3"), ("if-range", etag)], "206 body"),
         ("GET", &[("range", "bytes=0-3"), ("if-range", modified)], "206 body"),
         ("GET", &[("range", "bytes=0-3"), ("if-range", "\"other\"")], "200 body { color: red }"),
+        ("GET", &[("range", "bytes=100-"), ("if-range", "\"other\"")], "200 body { color: red }"),
+        ("GET", &[("range", "bytes=0-3"), ("if-range", weak)], "200 body { color: red }"),
+        ("GET", &[("range", "bytes=0-3"), ("if-range", old)], "200 body { color: red }"),
+        ("GET", &[("range", "bytes=0-3"), ("if-range", etag), ("if-none-match", etag)], "304"),
     ];
     for (method, headers, expected) in cases {
         assert_eq!(find(&files, method, "/css/style.css", headers).await.0, expected, "{method} {headers:?}");
@@ -196,6 +207,85 @@ async fn a_compressed_sibling_stands_for_the_file_to_whoever_takes_it() {
     }
     let (answer, headers) = find(&files, "GET", "/index.html", &accept).await;
     assert_eq!((answer.as_str(), headers.get("content-encoding")), ("200 <p>home", None));
+    // A cache learns from each answer what it depends on (RFC 9110, 15.4.5).
+    let etag = headers["etag"].to_str().unwrap();
+    let (answer, headers) = find(&files, "GET", "/index.html", &[("if-none-match", etag)]).await;
+    assert_eq!((answer.as_str(), headers["vary"].to_str().unwrap()), ("304", "accept-encoding"));
+}
+
+#[tokio::test]
+async fn a_sibling_that_cannot_be_answered_leaves_the_file_as_it_is() {
+    let folder = folder();
+    let files = Files { precompressed: vec![Compression::Gzip], ..files(&folder) };
+    let sibling = folder.path().join("root/index.html.gz");
+    let check = async |what: &str| {
+        let accept = [("accept-encoding", "gzip")];
+        let (got, got_headers) = find(&files, "GET", "/index.html", &accept).await;
+        let (head, head_headers) = find(&files, "HEAD", "/index.html", &accept).await;
+        assert_eq!((got.as_str(), head.as_str()), ("200 <p>home", "200"), "{what}");
+        assert_eq!(got_headers.get("content-encoding"), None, "{what}");
+        assert_eq!(got_headers, head_headers, "{what}");
+    };
+    symlink("../outside/secret.txt", &sibling).unwrap();
+    check("a link out of the folder").await;
+    fs::remove_file(&sibling).unwrap();
+    symlink("index.html.gz", &sibling).unwrap();
+    check("a link to itself").await;
+    fs::remove_file(&sibling).unwrap();
+    fs::create_dir(&sibling).unwrap();
+    check("a folder").await;
+    fs::remove_dir(&sibling).unwrap();
+    drop(UnixListener::bind(&sibling).unwrap());
+    check("a socket").await;
+    // 254 of the 255 bytes that a name may have.
+    let name = "x".repeat(254);
+    fs::write(folder.path().join("root").join(&name), "long").unwrap();
+    let accept = [("accept-encoding", "gzip")];
+    assert_eq!(find(&files, "GET", &format!("/{name}"), &accept).await.0, "200 long");
+}
+
+#[tokio::test]
+async fn an_index_that_is_no_file_is_none() {
+    let folder = folder();
+    fs::create_dir(folder.path().join("root/empty/index.html")).unwrap();
+    let files = files(&folder);
+    for method in ["GET", "HEAD"] {
+        assert_eq!(find(&files, method, "/empty/", &[]).await.0, "-", "{method}");
+    }
+}
+
+#[tokio::test]
+async fn a_file_that_changes_its_length_while_it_is_sent_is_never_taken_for_whole() {
+    let folder = folder();
+    let path = folder.path().join("root/log");
+    let files = files(&folder);
+    let len = 4 * CHUNK_BYTES;
+    for (headers, announced) in [(&[][..], len), (&[("range", "bytes=1-")], len - 1)] {
+        let head = request("GET", "/log", headers);
+        let open = async || {
+            fs::write(&path, vec![b'a'; len]).unwrap();
+            let Found::Answer(answer) = files.find(&head, "/log").await.unwrap() else { panic!("nothing") };
+            assert_eq!(answer.headers()["content-length"].to_str().unwrap(), announced.to_string());
+            let mut body = answer.into_body();
+            let first = body.frame().await.unwrap().unwrap().into_data().unwrap().len();
+            assert!(0 < first && first <= CHUNK_BYTES);
+            (body, first)
+        };
+        let (body, first) = open().await;
+        fs::File::options().append(true).open(&path).unwrap().write_all(b"more").unwrap();
+        assert_eq!(first + body.collect().await.unwrap().to_bytes().len(), announced);
+
+        let (mut body, mut sent) = open().await;
+        fs::File::options().write(true).open(&path).unwrap().set_len(1).unwrap();
+        let error = loop {
+            match body.frame().await.expect("an end that looks complete") {
+                Ok(frame) => sent += frame.into_data().unwrap().len(),
+                Err(error) => break error,
+            }
+        };
+        assert!(sent < announced);
+        assert_eq!(error.kind(), io::ErrorKind::UnexpectedEof);
+    }
 }
 
 #[tokio::test]
