@@ -1,7 +1,10 @@
 //! The layers of `channels_redis`: their names, their bytes, their connections.
 
 mod encryption;
+mod host;
 mod keys;
+mod members;
+mod outbox;
 pub(super) mod pubsub;
 mod shard;
 mod url;

@@ -77,15 +77,16 @@ impl Outbox {
         Ok((signed(cost), self.waiting.len() == 1))
     }
 
-    /// The next messages to send, at most so many bytes, but one at least. The last ones have been settled.
-    pub(super) fn take(&mut self, bytes_max: usize) -> Vec<Publish> {
+    /// The next messages to send, at most so many and so many bytes, but one at least. The last ones have been
+    /// settled.
+    pub(super) fn take(&mut self, bytes_max: usize, len_max: usize) -> Vec<Publish> {
         let mut taken = Vec::new();
         let mut bytes = 0;
         while let Some(publish) = self.waiting.pop_front() {
             bytes += publish.cost();
             self.under_way.push(publish.from);
             taken.push(publish);
-            if bytes_max <= bytes {
+            if bytes_max <= bytes || len_max <= taken.len() {
                 break;
             }
         }
@@ -143,12 +144,12 @@ mod tests {
         assert_eq!(outbox.push(publish(2, 10, now)), Ok((138, false)));
         assert_eq!(outbox.push(publish(3, 0, now)), Err(Refusal::QueueFull));
         assert_eq!(outbox.push(publish(3, 1000, now)), Err(Refusal::TooLarge));
-        assert_eq!(outbox.take(1).len(), 1);
+        assert_eq!(outbox.take(1, 9).len(), 1);
         assert_eq!(outbox.push(publish(3, 10, now)), Err(Refusal::QueueFull));
         assert_eq!(outbox.settle(), Settled { tickets: vec![ticket(1)], bytes: 138 });
         assert_eq!(outbox.settle(), Settled::default());
         assert_eq!(outbox.push(publish(3, 10, now)), Ok((138, false)));
-        let order: Vec<_> = outbox.take(1000).iter().map(|publish| publish.from.socket).collect();
+        let order: Vec<_> = outbox.take(1000, 9).iter().map(|publish| publish.from.socket).collect();
         assert_eq!(order, [2, 3]);
     }
 

@@ -1,0 +1,424 @@
+//! What the layers of `channels_redis` know about one of their hosts, whatever they say to it.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use redis::io::tcp::TcpSettings;
+use redis::{
+    ConnectionAddr, ConnectionInfo, IntoConnectionInfo as _, ProtocolVersion, RedisConnectionInfo,
+    RedisError, ServerError,
+};
+use tokio::sync::Notify;
+use tokio::time::{self, Duration, Instant};
+use tracing::{info, warn};
+
+use crate::channel_layer::message::Message;
+use crate::channel_layer::metrics::{LayerMetrics, Op, Outcome, ShardMetrics};
+use crate::channel_layer::name::GroupName;
+use crate::channel_layer::redis::members::{Change, Confirmed, Members};
+use crate::channel_layer::redis::outbox::{Outbox, Publish, Settled};
+use crate::channel_layer::redis::{RedisUrl, Secret};
+use crate::channel_layer::{Delivery, Inbox, Join, Refusal, Ticket, WorkerId};
+
+/// Bad messages are logged at most this often.
+const COMPLAINT_EVERY: Duration = Duration::from_secs(10);
+/// A subscription that Redis refused is asked for again after this, at the latest. Somebody has to allow it.
+const REFUSED_RETRY: Duration = Duration::from_secs(5);
+/// So many kinds of refusals are logged for one connection.
+const REFUSALS_MAX: usize = 16;
+/// The pauses between attempts to connect grow from the first to the second, each shortened by up to a half
+/// at random.
+const BACKOFF: (Duration, Duration) = (Duration::from_millis(20), Duration::from_secs(2));
+/// A connection that lasted so long was a good one: after it the pauses begin small again.
+const STEADY: Duration = Duration::from_secs(2);
+
+/// Connecting and logging in may take this long.
+pub(super) const CONNECT_MAX: Duration = Duration::from_secs(2);
+/// A batch of commands may take this long to be answered.
+pub(super) const ANSWER_MAX: Duration = Duration::from_secs(5);
+/// The pause between two signs of life asked for. A peer that is frozen gives no error.
+pub(super) const PING_EVERY: Duration = Duration::from_secs(1);
+/// An answer to a sign of life may take this long.
+pub(super) const PING_MAX: Duration = Duration::from_millis(500);
+/// So many unanswered ones in a row end a connection.
+pub(super) const PINGS_MISSED_MAX: u32 = 2;
+/// Changes of memberships in one batch.
+pub(super) const CHANGES_MAX: usize = 512;
+/// Bytes of messages in one batch.
+pub(super) const BATCH_BYTES: usize = 256 * 1024;
+/// At the stop, waiting messages may take this long.
+pub(super) const FAREWELL_MAX: Duration = Duration::from_secs(1);
+
+/// One host: what it is asked for, what waits for it, how it is.
+pub(super) struct Host {
+    pub(super) index: usize,
+    pub(super) url: RedisUrl,
+    pub(super) inboxes: Arc<[Arc<dyn Inbox>]>,
+    pub(super) members: Mutex<Members>,
+    pub(super) outbox: Mutex<Outbox>,
+    /// There is something for the writer: a change of memberships or a message.
+    pub(super) work: Notify,
+    /// The first message came to wait, and may have to be given up one day.
+    filled: Notify,
+    status: Mutex<Status>,
+    complaints: Mutex<Complaints>,
+    pub(super) metrics: ShardMetrics,
+    pub(super) all: Arc<LayerMetrics>,
+}
+
+impl Host {
+    pub(super) fn new(
+        index: usize,
+        url: RedisUrl,
+        inboxes: Arc<[Arc<dyn Inbox>]>,
+        members: Members,
+        outbox: Outbox,
+        all: Arc<LayerMetrics>,
+    ) -> Self {
+        Self {
+            index,
+            url,
+            inboxes,
+            members: Mutex::new(members),
+            outbox: Mutex::new(outbox),
+            work: Notify::new(),
+            filled: Notify::new(),
+            status: Mutex::default(),
+            complaints: Mutex::default(),
+            metrics: all.shard(index),
+            all,
+        }
+    }
+
+    pub(super) fn join(&self, worker: WorkerId, group: &GroupName) -> Join {
+        let mut members = lock(&self.members);
+        let (join, work) = members.join(worker, group);
+        self.metrics.memberships.set(members.wanted());
+        drop(members);
+        if work {
+            self.work.notify_one();
+        }
+        join
+    }
+
+    pub(super) fn leave(&self, worker: WorkerId, group: &GroupName) {
+        let mut members = lock(&self.members);
+        let refused_before = members.refused();
+        let work = members.leave(worker, group);
+        let refused = members.refused();
+        self.metrics.memberships.set(members.wanted());
+        drop(members);
+        if refused != refused_before {
+            self.show();
+        }
+        if work {
+            self.work.notify_one();
+        }
+    }
+
+    pub(super) fn publish(&self, publish: Publish) -> Result<(), Refusal> {
+        let mut outbox = lock(&self.outbox);
+        let (cost, first) = outbox.push(publish)?;
+        drop(outbox);
+        self.all.publish_queue_bytes.add(cost);
+        self.work.notify_one();
+        if first {
+            self.filled.notify_one();
+        }
+        Ok(())
+    }
+
+    pub(super) fn count_refusal(&self, refusal: Refusal) {
+        let outcome = match refusal {
+            Refusal::QueueFull => Outcome::Full,
+            Refusal::TimedOut => Outcome::Timeout,
+            Refusal::LayerDown | Refusal::TooLarge | Refusal::Encode => Outcome::Error,
+        };
+        self.metrics.operation(Op::Send, outcome).inc();
+    }
+
+    /// Tells publishers that their messages were given up. No lock is held.
+    pub(super) fn refuse(&self, tickets: Vec<Ticket>, refusal: Refusal) {
+        for ticket in tickets {
+            self.count_refusal(refusal);
+            if let Some(inbox) = self.inboxes.get(ticket.worker.0) {
+                inbox.refused(ticket, refusal);
+            }
+        }
+    }
+
+    /// Takes a message for a group from the connection of an epoch; says whether anybody is in that group.
+    pub(super) fn deliver(&self, epoch: u64, group: &str, message: &Arc<Message>) -> bool {
+        let members = lock(&self.members);
+        let Some((group, workers)) = members.of(epoch, group) else { return false };
+        for inbox in workers.iter().filter_map(|worker| self.inboxes.get(worker.0)) {
+            inbox.deliver(Delivery { group: group.clone(), message: Arc::clone(message) });
+        }
+        true
+    }
+
+    /// Takes the confirmation of a change from the connection of an epoch.
+    pub(super) fn confirm(&self, epoch: u64, group: &str, confirmed: Confirmed) {
+        let mut members = lock(&self.members);
+        let refused_before = members.refused();
+        let Some(work) = members.confirm(epoch, group, confirmed) else { return };
+        let refused = members.refused();
+        drop(members);
+        if refused != refused_before {
+            self.show();
+        }
+        let op = match confirmed {
+            Confirmed::Subscribed => Op::Add,
+            Confirmed::Unsubscribed => Op::Discard,
+        };
+        self.metrics.operation(op, Outcome::Ok).inc();
+        if work {
+            self.work.notify_one();
+        }
+    }
+
+    /// Takes the refusal of a change.
+    pub(super) fn refuse_change(&self, change: &Change, error: &ServerError) {
+        let op = match change {
+            Change::Subscribe(_) => Op::Add,
+            Change::Unsubscribe(_) => Op::Discard,
+        };
+        lock(&self.members).refuse(change);
+        self.note_refusal(op, error);
+        self.metrics.operation(op, Outcome::Error).inc();
+    }
+
+    /// Begins to use the connection of an epoch: everything that is wanted has to be asked for again.
+    pub(super) fn begin(&self, epoch: u64) {
+        lock(&self.members).connect(epoch);
+        lock(&self.status).refusals.clear();
+    }
+
+    /// Gives a connection up. `gap` is since when messages have been missed.
+    pub(super) fn give_up(&self, gap: &mut Option<Instant>) {
+        let loss = lock(&self.members).lose();
+        self.metrics.operation(Op::Add, Outcome::Error).inc_by(loss.unconfirmed);
+        if loss.gap {
+            gap.get_or_insert_with(Instant::now);
+        }
+        // Nobody knows whether these got through: sending them again could deliver them twice.
+        let unknown = lock(&self.outbox).settle();
+        self.refuse_settled(unknown, Refusal::LayerDown);
+    }
+
+    /// Where the host is and as whom to log in.
+    pub(super) fn place(&self) -> Result<ConnectionInfo, RedisError> {
+        let mut login = RedisConnectionInfo::default()
+            .set_protocol(ProtocolVersion::RESP3)
+            .set_db(self.url.database.into())
+            .set_lib_name(env!("CARGO_PKG_NAME"), env!("CARGO_PKG_VERSION"));
+        if let Some(user) = &self.url.user {
+            login = login.set_username(user);
+        }
+        if let Some(password) = self.url.password.as_ref().map(Secret::reveal) {
+            login = login.set_password(password);
+        }
+        let place = ConnectionAddr::Tcp(self.url.host.clone(), self.url.port).into_connection_info()?;
+        Ok(place.set_redis_settings(login).set_tcp_settings(TcpSettings::default().set_nodelay(true)))
+    }
+
+    /// Logs a bad message, unless one was logged lately.
+    pub(super) fn complain(&self, group: &str, reason: &str) {
+        let mut complaints = lock(&self.complaints);
+        if complaints.last.is_some_and(|last| last.elapsed() < COMPLAINT_EVERY) {
+            complaints.unsaid += 1;
+            return;
+        }
+        let unsaid = std::mem::take(&mut complaints.unsaid);
+        complaints.last = Some(Instant::now());
+        drop(complaints);
+        warn!(shard = self.index, group, reason, unsaid, "skipped a message from the channel layer");
+    }
+
+    pub(super) fn trouble(&self) -> Option<String> {
+        let status = lock(&self.status);
+        let error = if status.up {
+            let refused = lock(&self.members).refused();
+            if refused == 0 {
+                return None;
+            }
+            let reason = status.refused_subscribe.as_deref().unwrap_or_default();
+            format!("subscriptions that Redis refuses: {refused}, the last with: {reason}")
+        } else {
+            status.error.clone().unwrap_or_else(|| "not connected yet".to_owned())
+        };
+        Some(format!("shard {} ({}): {error}", self.index, self.url.address()))
+    }
+
+    /// Shows on the gauge how the host is; to be called after each change of it. A host that refuses what is
+    /// wanted of it is not up: its rooms hear nothing.
+    pub(super) fn show(&self) {
+        // The lock is kept so that an older view cannot overwrite a newer one.
+        let mut status = lock(&self.status);
+        let refused = lock(&self.members).refused();
+        if refused == 0 && status.refused_subscribe.take().is_some() {
+            status.refusals.retain(|(op, _)| *op != Op::Add);
+        }
+        self.metrics.up.set((status.up && refused == 0).into());
+    }
+
+    /// Gives up what waits too long, whether there is a connection or not.
+    pub(super) async fn expire(&self) {
+        loop {
+            let expires_at = lock(&self.outbox).expires_at();
+            match expires_at {
+                None => self.filled.notified().await,
+                Some(at) => {
+                    time::sleep_until(at).await;
+                    let expired = lock(&self.outbox).expire(Instant::now());
+                    self.refuse_settled(expired, Refusal::TimedOut);
+                }
+            }
+        }
+    }
+
+    /// Asks again for subscriptions that were refused. Nothing else would: a connection can last for months.
+    pub(super) async fn retry_refused(&self) {
+        loop {
+            time::sleep(REFUSED_RETRY).await;
+            if lock(&self.members).retry() {
+                self.work.notify_one();
+            }
+        }
+    }
+
+    pub(super) fn refuse_settled(&self, settled: Settled, refusal: Refusal) {
+        self.all.publish_queue_bytes.sub(settled.bytes);
+        self.refuse(settled.tickets, refusal);
+    }
+
+    pub(super) fn set_up(&self, gap: Option<Instant>) {
+        let mut status = lock(&self.status);
+        let again = std::mem::replace(&mut status.seen, true);
+        status.up = true;
+        status.error = None;
+        drop(status);
+        self.show();
+        if again {
+            self.metrics.reconnects.inc();
+        }
+        if let Some(since) = gap {
+            self.metrics.gaps.inc();
+            let seconds = since.elapsed().as_secs_f64();
+            warn!(
+                shard = self.index,
+                redis = %self.url,
+                seconds,
+                "the channel layer is up again, what was sent meanwhile is missed",
+            );
+        } else {
+            info!(shard = self.index, redis = %self.url, "the channel layer is up");
+        }
+    }
+
+    /// Notes that a connection was lost.
+    pub(super) fn lose(&self, reason: &str) {
+        warn!(shard = self.index, redis = %self.url, reason, "lost the channel layer");
+        self.set_down(reason);
+    }
+
+    pub(super) fn set_down(&self, reason: &str) {
+        let mut status = lock(&self.status);
+        status.up = false;
+        status.error = Some(reason.to_owned());
+        drop(status);
+        self.show();
+    }
+
+    /// Notes that connecting failed. In the log it stands once for each new reason.
+    pub(super) fn note_failure(&self, reason: &str) {
+        let known = lock(&self.status).error.replace(reason.to_owned());
+        if known.as_deref() != Some(reason) {
+            warn!(shard = self.index, redis = %self.url, reason, "cannot reach the channel layer");
+        }
+    }
+
+    /// Notes that Redis refused a command. In the log it stands once for each kind of command and error, for
+    /// the text of an error may name the channel.
+    pub(super) fn note_refusal(&self, op: Op, error: &ServerError) {
+        let reason = error.to_string();
+        let mut status = lock(&self.status);
+        if matches!(op, Op::Add) {
+            status.refused_subscribe = Some(reason.clone());
+        }
+        let new = !status.refusals.iter().any(|(known, code)| *known == op && code == error.code());
+        if new && status.refusals.len() < REFUSALS_MAX {
+            status.refusals.push((op, error.code().to_owned()));
+            drop(status);
+            let command = op.label();
+            warn!(shard = self.index, redis = %self.url, command, reason, "the channel layer refused a command");
+        }
+    }
+}
+
+/// Why a connection ended.
+pub(super) enum End {
+    /// We were told to stop.
+    Stopped,
+    /// It is no good any more.
+    Lost(String),
+}
+
+/// The pauses between attempts to connect.
+pub(super) struct Backoff {
+    pause_max: Duration,
+}
+
+impl Backoff {
+    pub(super) fn new() -> Self {
+        Self { pause_max: BACKOFF.0 }
+    }
+
+    /// A connection ended that lasted so long.
+    pub(super) fn lasted(&mut self, time: Duration) {
+        if STEADY < time {
+            self.pause_max = BACKOFF.0;
+        }
+    }
+
+    /// The next pause.
+    pub(super) fn pause(&mut self) -> Duration {
+        let pause = self.pause_max.mul_f64(1.0 - fastrand::f64() / 2.0);
+        self.pause_max = BACKOFF.1.min(self.pause_max * 2);
+        pause
+    }
+}
+
+/// What is known about the connection.
+#[derive(Default)]
+struct Status {
+    up: bool,
+    /// Whether it was up before.
+    seen: bool,
+    /// Why it is not up.
+    error: Option<String>,
+    /// What Redis said last when it refused a subscription, while any is refused.
+    refused_subscribe: Option<String>,
+    /// The refusals that the log has: the kind of command and the code of the error.
+    refusals: Vec<(Op, String)>,
+}
+
+#[derive(Default)]
+struct Complaints {
+    last: Option<Instant>,
+    /// How many were not logged since.
+    unsaid: u64,
+}
+
+/// However the task of a host ends, by a panic too, the host does not count as up any more.
+pub(super) struct DownAtEnd<'a>(pub(super) &'a Host);
+
+impl Drop for DownAtEnd<'_> {
+    fn drop(&mut self) {
+        self.0.set_down(if std::thread::panicking() { "its task broke" } else { "stopped" });
+    }
+}
+
+/// What these locks guard is whole after every statement, so a panic elsewhere does not spoil it.
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
