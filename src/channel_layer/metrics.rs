@@ -9,6 +9,9 @@ use prometheus::{
 /// Batches of operations, in seconds.
 const DURATIONS: &[f64] = &[0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5];
 
+/// From one clock to another, in seconds.
+const LAGS: &[f64] = &[0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0];
+
 /// The metrics of the layer. The label `shard` is the place of a host in the configuration; a layer in memory
 /// is shard 0.
 #[derive(Clone, Debug)]
@@ -20,6 +23,9 @@ pub struct LayerMetrics {
     received: IntCounterVec,
     gaps: IntCounterVec,
     memberships: IntGaugeVec,
+    lags: HistogramVec,
+    inbox_messages: IntGaugeVec,
+    inbox_capacities: IntGaugeVec,
     /// Bytes of messages that wait to be sent, over all shards.
     pub(super) publish_queue_bytes: IntGauge,
     /// Messages from Redis that no codec could read.
@@ -28,6 +34,10 @@ pub struct LayerMetrics {
     pub(super) dropped_unknown_target: IntCounter,
     /// Messages from Redis above the size limit.
     pub(super) dropped_too_large: IntCounter,
+    /// Messages from Redis that came too late.
+    pub(super) dropped_expired: IntCounter,
+    /// Messages for a process whose inbox on Redis is full.
+    pub(super) dropped_over_capacity: IntCounter,
 }
 
 impl LayerMetrics {
@@ -59,6 +69,15 @@ impl LayerMetrics {
             &["op"],
         )?;
         registry.register(Box::new(durations.clone()))?;
+        let lags = HistogramVec::new(
+            HistogramOpts::new(
+                "anteroom_layer_delivery_lag_seconds",
+                "From the clock of the sender to ours, for messages of the inbox on the channel layer",
+            )
+            .buckets(LAGS.to_vec()),
+            &["shard"],
+        )?;
+        registry.register(Box::new(lags.clone()))?;
         let dropped = counters(
             "anteroom_layer_messages_dropped_total",
             "Messages from the channel layer that were skipped, by reason",
@@ -96,11 +115,40 @@ impl LayerMetrics {
                 "Groups with members on this node",
                 &["shard"],
             )?,
+            lags,
+            inbox_messages: gauges(
+                "anteroom_layer_inbox_messages",
+                "Messages that wait in this node's inbox on the channel layer, sampled",
+                &["shard"],
+            )?,
+            inbox_capacities: gauges(
+                "anteroom_layer_inbox_capacity_messages",
+                "Messages that may wait in this node's inbox on the channel layer",
+                &["shard"],
+            )?,
             publish_queue_bytes,
             dropped_decode: dropped.with_label_values(&["decode"]),
             dropped_unknown_target: dropped.with_label_values(&["unknown_target"]),
             dropped_too_large: dropped.with_label_values(&["too_large"]),
+            dropped_expired: dropped.with_label_values(&["expired"]),
+            dropped_over_capacity: dropped.with_label_values(&["over_capacity"]),
         })
+    }
+
+    /// The handles of the inbox on a shard, for a layer that has inboxes.
+    pub(super) fn inbox(&self, index: usize) -> InboxMetrics {
+        let shard = index.to_string();
+        let operation =
+            |op, outcome: Outcome| self.operations.with_label_values(&[shard.as_str(), op, outcome.label()]);
+        InboxMetrics {
+            lag: self.lags.with_label_values(&[&shard]),
+            messages: self.inbox_messages.with_label_values(&[&shard]),
+            capacity: self.inbox_capacities.with_label_values(&[&shard]),
+            received: operation("receive", Outcome::Ok),
+            refreshed: operation("refresh", Outcome::Ok),
+            refresh_refused: operation("refresh", Outcome::Error),
+            refresh_duration: self.durations.with_label_values(&["refresh"]),
+        }
     }
 
     /// The handles of a shard, all of them present from now on.
@@ -122,6 +170,19 @@ impl LayerMetrics {
             group_discard: operation(Op::Discard),
         }
     }
+}
+
+/// The handles of the inbox on one shard.
+#[derive(Debug)]
+pub(super) struct InboxMetrics {
+    pub(super) lag: Histogram,
+    pub(super) messages: IntGauge,
+    pub(super) capacity: IntGauge,
+    /// Batches that were taken out of it.
+    pub(super) received: IntCounter,
+    pub(super) refreshed: IntCounter,
+    pub(super) refresh_refused: IntCounter,
+    pub(super) refresh_duration: Histogram,
 }
 
 /// The handles of one shard.
@@ -223,6 +284,6 @@ mod tests {
         let added = r#"anteroom_layer_operations_total{op="group_add",result="timeout",shard="0"} 1"#;
         assert!(operations.contains(&added), "{page}");
         let dropped = page.lines().filter(|line| line.starts_with("anteroom_layer_messages_dropped_total{"));
-        assert_eq!(dropped.count(), 3);
+        assert_eq!(dropped.count(), 5);
     }
 }

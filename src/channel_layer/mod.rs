@@ -19,14 +19,15 @@ use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
 use crate::channel_layer::memory::Memory;
+use crate::channel_layer::redis::core::Core;
 use crate::channel_layer::redis::pubsub::PubSub;
 
 pub use self::message::{Key, Message, Value};
 pub use self::metrics::LayerMetrics;
 pub use self::name::{GroupName, InvalidName};
 pub use self::redis::{
-    DecodeError, EncodeError, InvalidRedisUrl, PubSubConfig, RedisUrl, Secret, Serializer, SerializerFormat,
-    UnknownFormat,
+    Capacities, ChannelPattern, CoreConfig, DecodeError, EncodeError, InvalidRedisUrl, PubSubConfig,
+    RedisUrl, Secret, Serializer, SerializerFormat, UnknownFormat,
 };
 
 /// The number of a worker: its place in the list of inboxes.
@@ -116,6 +117,8 @@ pub enum LayerConfig {
     Memory,
     /// `channels_redis.pubsub`.
     PubSub(PubSubConfig),
+    /// `channels_redis.core`.
+    Core(CoreConfig),
 }
 
 /// A handle to the layer, for every worker.
@@ -128,6 +131,7 @@ pub struct ChannelLayer {
 enum Backend {
     Memory(Arc<Memory>),
     PubSub(Arc<PubSub>),
+    Core(Arc<Core>),
 }
 
 impl ChannelLayer {
@@ -140,6 +144,7 @@ impl ChannelLayer {
         let backend = match config {
             LayerConfig::Memory => Backend::Memory(Arc::new(Memory::new(inboxes, &metrics))),
             LayerConfig::PubSub(config) => Backend::PubSub(Arc::new(PubSub::new(config, inboxes, metrics))),
+            LayerConfig::Core(config) => Backend::Core(Arc::new(Core::new(config, inboxes, metrics))),
         };
         (Self { backend: backend.clone() }, LayerTask { backend })
     }
@@ -152,6 +157,7 @@ impl ChannelLayer {
                 Join::Ready
             }
             Backend::PubSub(pubsub) => pubsub.join(worker, group),
+            Backend::Core(core) => core.join(worker, group),
         }
     }
 
@@ -160,6 +166,7 @@ impl ChannelLayer {
         match &self.backend {
             Backend::Memory(memory) => memory.leave(worker, group),
             Backend::PubSub(pubsub) => pubsub.leave(worker, group),
+            Backend::Core(core) => core.leave(worker, group),
         }
     }
 
@@ -179,6 +186,7 @@ impl ChannelLayer {
                 Ok(())
             }
             Backend::PubSub(pubsub) => pubsub.group_send(group, &message, from),
+            Backend::Core(core) => core.group_send(group, &message, from),
         }
     }
 
@@ -187,6 +195,7 @@ impl ChannelLayer {
         match &self.backend {
             Backend::Memory(_) => Health { backend: "memory", up: true, error: None },
             Backend::PubSub(pubsub) => pubsub.health(),
+            Backend::Core(core) => core.health(),
         }
     }
 }
@@ -204,6 +213,7 @@ impl LayerTask {
         match self.backend {
             Backend::Memory(_) => {}
             Backend::PubSub(pubsub) => pubsub.run(stop, broken).await,
+            Backend::Core(core) => core.run(stop, broken).await,
         }
     }
 }

@@ -22,6 +22,10 @@ const LADDER: &[&[&str]] = &[
 const PURE: &[&str] = &[
     "channel_layer/message.rs",
     "channel_layer/name.rs",
+    "channel_layer/redis/core/capacity.rs",
+    "channel_layer/redis/core/envelope.rs",
+    "channel_layer/redis/core/names.rs",
+    "channel_layer/redis/core/post.rs",
     "channel_layer/redis/encryption.rs",
     "channel_layer/redis/keys.rs",
     "channel_layer/redis/shard.rs",

@@ -1,15 +1,18 @@
 //! What every backend of the channel layer promises, and what the ones on Redis promise when it fails.
 
+mod inboxes;
+
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use anteroom::channel_layer::{
-    ChannelLayer, Delivery, GroupName, Inbox, Join, Joined, Key, LayerConfig, LayerMetrics, Message,
-    PubSubConfig, Refusal, Secret, Serializer, SerializerFormat, Ticket, Value, WorkerId,
+    ChannelLayer, CoreConfig, Delivery, GroupName, Inbox, Join, Joined, Key, LayerConfig, LayerMetrics,
+    Message, PubSubConfig, RedisUrl, Refusal, Secret, Serializer, SerializerFormat, Ticket, Value, WorkerId,
 };
 use prometheus::{Registry, TextEncoder};
 use tokio::io::AsyncReadExt as _;
 use tokio::net::TcpListener;
+use tokio::task::JoinHandle;
 use tokio::time;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -61,6 +64,7 @@ struct Node {
     registry: Registry,
     stop: CancellationToken,
     tasks: TaskTracker,
+    task: JoinHandle<()>,
 }
 
 impl Node {
@@ -72,8 +76,8 @@ impl Node {
         let metrics = LayerMetrics::register(&registry).unwrap();
         let (layer, task) = ChannelLayer::new(config, inboxes, metrics);
         let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
-        tasks.spawn(task.run(stop.clone(), CancellationToken::new()));
-        Self { layer, workers, registry, stop, tasks }
+        let task = tasks.spawn(task.run(stop.clone(), CancellationToken::new()));
+        Self { layer, workers, registry, stop, tasks, task }
     }
 
     /// A node that is up.
@@ -122,6 +126,12 @@ impl Node {
         named.map(|line| line.rsplit(' ').next().unwrap().parse::<i64>().unwrap()).sum()
     }
 
+    /// Ends without a word, as a process does that is killed.
+    async fn crash(self) {
+        self.task.abort();
+        assert!(self.task.await.unwrap_err().is_cancelled());
+    }
+
     async fn stop(self) {
         self.stop.cancel();
         self.tasks.close();
@@ -134,21 +144,68 @@ fn group(name: &str) -> GroupName {
 }
 
 fn pubsub(servers: &[&RedisServer]) -> PubSubConfig {
-    let hosts = servers.iter().map(|server| server.url().parse().unwrap()).collect();
-    PubSubConfig { hosts, ..PubSubConfig::default() }
+    PubSubConfig { hosts: urls(servers), ..PubSubConfig::default() }
+}
+
+fn urls(servers: &[&RedisServer]) -> Vec<RedisUrl> {
+    servers.iter().map(|server| server.url().parse().unwrap()).collect()
+}
+
+/// The two layers on Redis.
+#[derive(Clone, Copy, Debug)]
+enum Kind {
+    PubSub,
+    Core,
+}
+
+impl Kind {
+    fn layer(self, hosts: Vec<RedisUrl>) -> LayerConfig {
+        match self {
+            Self::PubSub => LayerConfig::PubSub(PubSubConfig { hosts, ..PubSubConfig::default() }),
+            Self::Core => LayerConfig::Core(CoreConfig { hosts, ..CoreConfig::default() }),
+        }
+    }
+
+    fn on(self, server: &RedisServer) -> LayerConfig {
+        self.layer(urls(&[server]))
+    }
+
+    fn limited(self, server: &RedisServer, age_max: Duration, bytes_max: usize) -> LayerConfig {
+        let mut layer = self.on(server);
+        match &mut layer {
+            LayerConfig::PubSub(PubSubConfig { publish_age_max, publish_queue_bytes_max, .. })
+            | LayerConfig::Core(CoreConfig { publish_age_max, publish_queue_bytes_max, .. }) => {
+                (*publish_age_max, *publish_queue_bytes_max) = (age_max, bytes_max);
+            }
+            LayerConfig::Memory => {}
+        }
+        layer
+    }
+
+    fn written(self, server: &RedisServer, prefix: &str, serializer: Serializer) -> LayerConfig {
+        let (hosts, prefix) = (urls(&[server]), prefix.to_owned());
+        match self {
+            Self::PubSub => {
+                LayerConfig::PubSub(PubSubConfig { hosts, prefix, serializer, ..PubSubConfig::default() })
+            }
+            Self::Core => {
+                LayerConfig::Core(CoreConfig { hosts, prefix, serializer, ..CoreConfig::default() })
+            }
+        }
+    }
 }
 
 /// What a contract is run over.
 enum Backend {
     Memory,
-    PubSub(RedisServer),
+    Redis(Kind, RedisServer),
 }
 
 impl Backend {
     async fn node(&self) -> Node {
         match self {
             Self::Memory => Node::start(LayerConfig::Memory).await,
-            Self::PubSub(server) => Node::start(LayerConfig::PubSub(pubsub(&[server]))).await,
+            Self::Redis(kind, server) => Node::start(kind.on(server)).await,
         }
     }
 }
@@ -165,7 +222,35 @@ macro_rules! contract {
         mod on_pubsub {
             $(#[tokio::test]
             async fn $claim() {
-                super::$claim(&super::Backend::PubSub(super::RedisServer::start().await)).await;
+                let server = super::RedisServer::start().await;
+                super::$claim(&super::Backend::Redis(super::Kind::PubSub, server)).await;
+            })*
+        }
+
+        mod on_core {
+            $(#[tokio::test]
+            async fn $claim() {
+                let server = super::RedisServer::start().await;
+                super::$claim(&super::Backend::Redis(super::Kind::Core, server)).await;
+            })*
+        }
+    };
+}
+
+/// Claims about both layers on Redis.
+macro_rules! both {
+    ($($claim:ident)*) => {
+        mod pubsub {
+            $(#[tokio::test]
+            async fn $claim() {
+                super::$claim(super::Kind::PubSub).await;
+            })*
+        }
+
+        mod core {
+            $(#[tokio::test]
+            async fn $claim() {
+                super::$claim(super::Kind::Core).await;
             })*
         }
     };
@@ -277,6 +362,19 @@ async fn a_worker_may_come_and_go_at_once(backend: &Backend) {
     node.stop().await;
 }
 
+both! {
+    nodes_agree_on_prefix_format_and_keys
+    rooms_work_again_after_redis_was_killed
+    a_frozen_redis_is_left_and_found_again
+    the_layer_starts_without_redis
+    what_the_format_cannot_carry_is_refused_to_the_sender
+    groups_are_spread_over_hosts_that_fail_alone
+    thousands_of_groups_are_asked_for_again
+    a_password_is_used_and_never_shown
+    a_peer_that_hangs_up_is_not_hammered
+    what_waits_at_the_stop_is_still_sent
+}
+
 #[tokio::test]
 async fn nodes_share_groups_and_their_order() {
     let server = RedisServer::start().await;
@@ -295,13 +393,12 @@ async fn nodes_share_groups_and_their_order() {
     }
 }
 
-#[tokio::test]
-async fn nodes_agree_on_prefix_format_and_keys() {
+async fn nodes_agree_on_prefix_format_and_keys(kind: Kind) {
     let server = RedisServer::start().await;
     let config = |prefix: &str, format, keys: &[&str]| {
         let keys: Vec<_> = keys.iter().map(|&key| Secret::new(key)).collect();
         let serializer = Serializer::new(format, &keys);
-        LayerConfig::PubSub(PubSubConfig { prefix: prefix.to_owned(), serializer, ..pubsub(&[&server]) })
+        kind.written(&server, prefix, serializer)
     };
     let room = group("room");
     for format in [SerializerFormat::MsgPack, SerializerFormat::Json] {
@@ -328,10 +425,9 @@ async fn nodes_agree_on_prefix_format_and_keys() {
     }
 }
 
-#[tokio::test]
-async fn rooms_work_again_after_redis_was_killed() {
+async fn rooms_work_again_after_redis_was_killed(kind: Kind) {
     let mut server = RedisServer::start().await;
-    let node = Node::start(LayerConfig::PubSub(pubsub(&[&server]))).await;
+    let node = Node::start(kind.on(&server)).await;
     let (room, late) = (group("room"), group("late"));
     node.join(0, &room).await;
     server.kill();
@@ -362,10 +458,9 @@ async fn rooms_work_again_after_redis_was_killed() {
     node.stop().await;
 }
 
-#[tokio::test]
-async fn a_frozen_redis_is_left_and_found_again() {
+async fn a_frozen_redis_is_left_and_found_again(kind: Kind) {
     let server = RedisServer::start().await;
-    let node = Node::start(LayerConfig::PubSub(pubsub(&[&server]))).await;
+    let node = Node::start(kind.on(&server)).await;
     let (room, late) = (group("room"), group("late"));
     node.join(0, &room).await;
     server.pause();
@@ -440,13 +535,10 @@ async fn cuts_lose_messages_but_never_repeat_or_reorder_them() {
     two.stop().await;
 }
 
-#[tokio::test]
-async fn the_layer_starts_without_redis() {
+async fn the_layer_starts_without_redis(kind: Kind) {
     let mut server = RedisServer::stopped();
     let age_max = Duration::from_millis(300);
-    let config =
-        PubSubConfig { publish_age_max: age_max, publish_queue_bytes_max: 1000, ..pubsub(&[&server]) };
-    let node = Node::begin(LayerConfig::PubSub(config));
+    let node = Node::begin(kind.limited(&server, age_max, 1000));
     let room = group("room");
     assert!(!node.layer.health().up);
     assert!(matches!(node.layer.join(WorkerId(0), &room), Join::LayerDown));
@@ -490,20 +582,18 @@ async fn rubbish_is_counted_and_skipped() {
     node.stop().await;
 }
 
-#[tokio::test]
-async fn what_the_format_cannot_carry_is_refused_to_the_sender() {
+async fn what_the_format_cannot_carry_is_refused_to_the_sender(kind: Kind) {
     let server = RedisServer::start().await;
     let serializer = Serializer::new(SerializerFormat::Json, &[]);
-    let node = Node::start(LayerConfig::PubSub(PubSubConfig { serializer, ..pubsub(&[&server]) })).await;
+    let node = Node::start(kind.written(&server, "asgi", serializer)).await;
     let binary = Message::new("x").with("bytes", vec![1]);
     assert_eq!(node.layer.group_send(&group("room"), binary, SENDER), Err(Refusal::Encode));
     node.stop().await;
 }
 
-#[tokio::test]
-async fn groups_are_spread_over_hosts_that_fail_alone() {
+async fn groups_are_spread_over_hosts_that_fail_alone(kind: Kind) {
     let mut servers = [RedisServer::start().await, RedisServer::start().await, RedisServer::start().await];
-    let config = || LayerConfig::PubSub(pubsub(&servers.each_ref()));
+    let config = || kind.layer(urls(&servers.each_ref()));
     let (one, two) = (Node::start(config()).await, Node::start(config()).await);
     let rooms: Vec<_> = (0..60).map(|number| group(&format!("room_{number}"))).collect();
     for room in &rooms {
@@ -539,10 +629,9 @@ async fn groups_are_spread_over_hosts_that_fail_alone() {
     two.stop().await;
 }
 
-#[tokio::test]
-async fn thousands_of_groups_are_subscribed_again() {
+async fn thousands_of_groups_are_asked_for_again(kind: Kind) {
     let mut server = RedisServer::start().await;
-    let node = Node::start(LayerConfig::PubSub(pubsub(&[&server]))).await;
+    let node = Node::start(kind.on(&server)).await;
     let rooms: Vec<_> = (0..3000).map(|number| group(&format!("room_{number}"))).collect();
     for room in &rooms {
         drop(node.layer.join(WorkerId(1), room));
@@ -561,17 +650,19 @@ async fn thousands_of_groups_are_subscribed_again() {
     }
     eventually("each room gets its message", || node.workers[1].messages().len() == rooms.len()).await;
     let mut admin = admin(&server).await;
-    let channels: Vec<String> = redis::cmd("PUBSUB").arg("CHANNELS").query_async(&mut admin).await.unwrap();
-    assert_eq!(channels.len(), rooms.len());
+    let held: Vec<String> = match kind {
+        Kind::PubSub => redis::cmd("PUBSUB").arg("CHANNELS").query_async(&mut admin).await.unwrap(),
+        Kind::Core => redis::cmd("KEYS").arg("asgi:group:*").query_async(&mut admin).await.unwrap(),
+    };
+    assert_eq!(held.len(), rooms.len());
     node.stop().await;
 }
 
-#[tokio::test]
-async fn a_password_is_used_and_never_shown() {
+async fn a_password_is_used_and_never_shown(kind: Kind) {
     let server = RedisServer::start_with(&["--requirepass", "s3cret"]).await;
     let config = |password: &str| {
         let url = format!("redis://:{password}@127.0.0.1:{}", server.port()).parse().unwrap();
-        LayerConfig::PubSub(PubSubConfig { hosts: vec![url], ..PubSubConfig::default() })
+        kind.layer(vec![url])
     };
     let node = Node::start(config("s3cret")).await;
     node.stop().await;
@@ -629,12 +720,10 @@ async fn a_group_that_was_refused_is_heard_once_it_is_allowed() {
     node.stop().await;
 }
 
-#[tokio::test]
-async fn a_peer_that_hangs_up_is_not_hammered() {
+async fn a_peer_that_hangs_up_is_not_hammered(kind: Kind) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("redis://{}", listener.local_addr().unwrap()).parse().unwrap();
-    let config = PubSubConfig { hosts: vec![url], ..PubSubConfig::default() };
-    let node = Node::begin(LayerConfig::PubSub(config));
+    let node = Node::begin(kind.layer(vec![url]));
     let mut attempts = 0;
     let counting = async {
         loop {
@@ -649,10 +738,9 @@ async fn a_peer_that_hangs_up_is_not_hammered() {
     node.stop().await;
 }
 
-#[tokio::test]
-async fn what_waits_at_the_stop_is_still_sent() {
+async fn what_waits_at_the_stop_is_still_sent(kind: Kind) {
     let server = RedisServer::start().await;
-    let config = || LayerConfig::PubSub(pubsub(&[&server]));
+    let config = || kind.on(&server);
     let (one, two) = (Node::start(config()).await, Node::start(config()).await);
     let room = group("room");
     two.join(0, &room).await;

@@ -73,6 +73,16 @@ impl Keyring {
     }
 }
 
+/// When a token was made, in seconds since 1970, as it says itself: whether it is genuine only its key tells.
+pub(super) fn sealed_at(token: &[u8]) -> Option<u64> {
+    // A byte of version and 8 of time.
+    let head = URL_SAFE.decode(token.get(..12)?).ok()?;
+    match *head {
+        [0x80, ref time @ ..] => Some(u64::from_be_bytes(time.try_into().ok()?)),
+        _ => None,
+    }
+}
+
 impl fmt::Debug for Keyring {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Keyring({} keys)", self.ciphers.len())
@@ -98,6 +108,20 @@ mod tests {
         let keys = Keyring::new(&[Secret::new("k1")]);
         let token = keys.ciphers[0].encrypt_at_time(b"body", 40_000_000_000);
         assert_eq!(keys.open(token.as_bytes()).as_deref(), Some(&b"body"[..]));
+    }
+
+    #[test]
+    fn a_token_says_when_it_was_made() {
+        let keys = Keyring::new(&[Secret::new("k1")]);
+        for time in [0, 1_750_000_000, u64::MAX] {
+            let token = keys.ciphers[0].encrypt_at_time(b"body", time);
+            assert_eq!(sealed_at(token.as_bytes()), Some(time));
+        }
+        for token in
+            [&b""[..], b"gAAAAAB", b"AAAAAAAAAAAAAAAA", b"\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff"]
+        {
+            assert_eq!(sealed_at(token), None);
+        }
     }
 
     #[test]

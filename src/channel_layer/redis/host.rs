@@ -61,6 +61,7 @@ pub(super) struct Host {
     filled: Notify,
     status: Mutex<Status>,
     complaints: Mutex<Complaints>,
+    full: Mutex<Complaints>,
     pub(super) metrics: ShardMetrics,
     pub(super) all: Arc<LayerMetrics>,
 }
@@ -84,6 +85,7 @@ impl Host {
             filled: Notify::new(),
             status: Mutex::default(),
             complaints: Mutex::default(),
+            full: Mutex::default(),
             metrics: all.shard(index),
             all,
         }
@@ -223,15 +225,20 @@ impl Host {
 
     /// Logs a bad message, unless one was logged lately.
     pub(super) fn complain(&self, group: &str, reason: &str) {
-        let mut complaints = lock(&self.complaints);
-        if complaints.last.is_some_and(|last| last.elapsed() < COMPLAINT_EVERY) {
-            complaints.unsaid += 1;
-            return;
+        if let Some(unsaid) = lock(&self.complaints).allow() {
+            warn!(shard = self.index, group, reason, unsaid, "skipped a message from the channel layer");
         }
-        let unsaid = std::mem::take(&mut complaints.unsaid);
-        complaints.last = Some(Instant::now());
-        drop(complaints);
-        warn!(shard = self.index, group, reason, unsaid, "skipped a message from the channel layer");
+    }
+
+    /// Logs messages that found no room, unless some were logged lately.
+    pub(super) fn complain_full(&self, inboxes: &[String], dropped: usize) {
+        if let Some(unsaid) = lock(&self.full).allow() {
+            let inboxes = inboxes.len();
+            warn!(
+                shard = self.index,
+                dropped, inboxes, unsaid, "messages found no room in inboxes over capacity"
+            );
+        }
     }
 
     pub(super) fn trouble(&self) -> Option<String> {
@@ -407,6 +414,18 @@ struct Complaints {
     last: Option<Instant>,
     /// How many were not logged since.
     unsaid: u64,
+}
+
+impl Complaints {
+    /// How many went unsaid since the last one, when the next may be said.
+    fn allow(&mut self) -> Option<u64> {
+        if self.last.is_some_and(|last| last.elapsed() < COMPLAINT_EVERY) {
+            self.unsaid += 1;
+            return None;
+        }
+        self.last = Some(Instant::now());
+        Some(std::mem::take(&mut self.unsaid))
+    }
 }
 
 /// However the task of a host ends, by a panic too, the host does not count as up any more.

@@ -21,6 +21,10 @@ pub(super) struct Members {
     refused: HashSet<GroupName>,
     /// How many groups have workers.
     wanted: i64,
+    /// Memberships outlive the connection: Redis keeps them until they are withdrawn.
+    lasting: bool,
+    /// Groups to ask for again although Redis has confirmed them.
+    renewals: VecDeque<GroupName>,
 }
 
 #[derive(Debug, Default)]
@@ -29,6 +33,8 @@ struct Membership {
     state: State,
     /// It stands in `changes`, and so may not be forgotten.
     queued: bool,
+    /// Redis may have it, from an earlier connection perhaps, and so may have to be told that it ended.
+    kept: bool,
     waiting: Vec<oneshot::Sender<()>>,
 }
 
@@ -65,6 +71,11 @@ pub(super) struct Loss {
 }
 
 impl Members {
+    /// Memberships that Redis keeps when the connection is lost.
+    pub(super) fn lasting() -> Self {
+        Self { lasting: true, ..Self::default() }
+    }
+
     /// Notes a member; also says whether there is work for the writer.
     pub(super) fn join(&mut self, worker: WorkerId, group: &GroupName) -> (Join, bool) {
         let membership = self.groups.entry(group.clone()).or_default();
@@ -100,6 +111,9 @@ impl Members {
         membership.waiting.clear();
         match membership.state {
             State::Off if membership.queued => false,
+            State::Off if membership.kept => {
+                self.epoch.is_some() && queue(&mut self.changes, group, membership)
+            }
             State::Off => {
                 self.groups.remove(group);
                 false
@@ -130,6 +144,48 @@ impl Members {
         work
     }
 
+    /// Has Redis asked again for all that it has confirmed; what it was told may be lost or about to expire.
+    pub(super) fn renew(&mut self) {
+        let confirmed = self.groups.iter().filter(|(_, membership)| membership.is_heard());
+        self.renewals = confirmed.map(|(group, _)| group.clone()).collect();
+    }
+
+    /// Has Redis asked again for one group, which it should know and does not; says whether it should.
+    pub(super) fn renew_one(&mut self, group: &GroupName) -> bool {
+        let heard = self.groups.get(group).is_some_and(Membership::is_heard);
+        if heard && !self.renewals.contains(group) {
+            self.renewals.push_back(group.clone());
+        }
+        heard
+    }
+
+    /// The next groups to ask for again, at most so many. Whoever takes them does it.
+    pub(super) fn take_renewals(&mut self, len_max: usize) -> Vec<GroupName> {
+        let mut taken = Vec::new();
+        while taken.len() < len_max {
+            let Some(group) = self.renewals.pop_front() else { break };
+            if self.groups.get(&group).is_some_and(Membership::is_heard) {
+                taken.push(group);
+            }
+        }
+        taken
+    }
+
+    /// The next groups that Redis may have, at most so many, which are forgotten: we are about to end.
+    pub(super) fn withdraw(&mut self, len_max: usize) -> Vec<GroupName> {
+        let kept = self.groups.iter().filter(|(_, membership)| membership.kept);
+        let taken: Vec<_> = kept.map(|(group, _)| group.clone()).take(len_max).collect();
+        for group in &taken {
+            self.groups.remove(group);
+        }
+        taken
+    }
+
+    /// Whether a group has workers here.
+    pub(super) fn wants(&self, group: &GroupName) -> bool {
+        self.groups.get(group).is_some_and(|membership| !membership.workers.is_empty())
+    }
+
     /// The members of a group, for a message on the connection of an epoch.
     pub(super) fn of(&self, epoch: u64, group: &str) -> Option<(&GroupName, &[WorkerId])> {
         if self.epoch != Some(epoch) {
@@ -153,15 +209,16 @@ impl Members {
         let connected = self.epoch.take().is_some();
         let mut unconfirmed = 0;
         self.changes.clear();
+        self.renewals.clear();
         self.refused.clear();
-        self.groups.retain(|_, membership| !membership.workers.is_empty());
+        self.groups.retain(|_, membership| !membership.workers.is_empty() || membership.kept);
         for membership in self.groups.values_mut() {
             unconfirmed += u64::from(membership.state == State::TurningOn);
             membership.state = State::Off;
             membership.queued = false;
             membership.waiting.clear();
         }
-        Loss { gap: connected && !self.groups.is_empty(), unconfirmed }
+        Loss { gap: connected && self.wanted != 0, unconfirmed }
     }
 
     /// The next commands, at most so many. Whoever takes them sends them.
@@ -174,14 +231,15 @@ impl Members {
             match (membership.workers.is_empty(), membership.state) {
                 (false, State::Off) => {
                     membership.state = State::TurningOn;
+                    membership.kept = self.lasting;
                     taken.push(Change::Subscribe(group));
                 }
-                (true, State::On) => {
+                (true, State::Off) if !membership.kept => {
+                    self.groups.remove(&group);
+                }
+                (true, State::On | State::Off) => {
                     membership.state = State::TurningOff;
                     taken.push(Change::Unsubscribe(group));
-                }
-                (true, State::Off) => {
-                    self.groups.remove(&group);
                 }
                 (false, State::On) | (_, State::TurningOn | State::TurningOff) => {}
             }
@@ -215,6 +273,7 @@ impl Members {
             }
             (Confirmed::Unsubscribed, State::TurningOff) => {
                 membership.state = State::Off;
+                membership.kept = false;
                 Some(queue(&mut self.changes, &group, membership))
             }
             _ => None,
@@ -232,12 +291,21 @@ impl Members {
             Change::Unsubscribe(_) => State::On,
         };
         if membership.state == State::Off {
-            if membership.workers.is_empty() {
-                self.groups.remove(group);
-            } else {
+            if !membership.workers.is_empty() {
                 self.refused.insert(group.clone());
+            } else if membership.kept {
+                queue(&mut self.changes, group, membership);
+            } else {
+                self.groups.remove(group);
             }
         }
+    }
+}
+
+impl Membership {
+    /// Somebody is in it and Redis has confirmed it.
+    fn is_heard(&self) -> bool {
+        self.state == State::On && !self.workers.is_empty()
     }
 }
 
@@ -391,5 +459,60 @@ mod tests {
         assert!(!members.retry());
         assert_eq!(members.refused(), 0);
         assert!(members.groups.is_empty());
+    }
+
+    #[test]
+    fn a_lasting_membership_that_ended_during_an_outage_is_withdrawn_after_it() {
+        let mut members = Members::lasting();
+        members.connect(1);
+        members.join(A, &group());
+        members.take_changes(9);
+        members.confirm(1, "g", Confirmed::Subscribed);
+        members.lose();
+        assert!(!members.leave(A, &group()));
+        assert_eq!((members.wanted(), members.take_changes(9)), (0, vec![]));
+        members.connect(2);
+        assert_eq!(members.take_changes(9), unsubscribe());
+        members.confirm(2, "g", Confirmed::Unsubscribed);
+        assert!(members.groups.is_empty());
+        // One that Redis never heard of needs no farewell.
+        members.lose();
+        members.join(A, &group());
+        members.leave(A, &group());
+        assert!(members.groups.is_empty());
+    }
+
+    #[test]
+    fn a_lasting_membership_is_withdrawn_when_redis_refused_to_renew_it() {
+        let mut members = Members::lasting();
+        members.connect(1);
+        members.join(A, &group());
+        let changes = members.take_changes(9);
+        members.confirm(1, "g", Confirmed::Subscribed);
+        members.renew();
+        assert_eq!(members.take_renewals(9), [group()]);
+        members.refuse(&changes[0]);
+        assert_eq!(members.refused(), 1);
+        assert!(members.leave(A, &group()));
+        assert_eq!(members.take_changes(9), unsubscribe());
+    }
+
+    #[test]
+    fn only_what_is_confirmed_and_wanted_is_renewed() {
+        let mut members = Members::lasting();
+        members.connect(1);
+        members.join(A, &group());
+        members.renew();
+        assert!(!members.renew_one(&group()));
+        assert_eq!(members.take_renewals(9), []);
+        members.take_changes(9);
+        members.confirm(1, "g", Confirmed::Subscribed);
+        assert!(members.renew_one(&group()) && members.renew_one(&group()));
+        assert_eq!(members.take_renewals(9), [group()]);
+        members.renew();
+        members.leave(A, &group());
+        assert_eq!(members.take_renewals(9), []);
+        assert_eq!(members.withdraw(9), [group()]);
+        assert_eq!(members.withdraw(9), []);
     }
 }

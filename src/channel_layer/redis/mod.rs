@@ -1,5 +1,6 @@
 //! The layers of `channels_redis`: their names, their bytes, their connections.
 
+pub(super) mod core;
 mod encryption;
 mod host;
 mod keys;
@@ -8,10 +9,13 @@ mod outbox;
 pub(super) mod pubsub;
 mod shard;
 mod url;
+#[cfg(test)]
+mod vectors;
 mod wire;
 
 use std::time::Duration;
 
+pub use self::core::capacity::{Capacities, ChannelPattern};
 pub use self::encryption::Secret;
 pub use self::url::{InvalidRedisUrl, RedisUrl};
 pub use self::wire::{DecodeError, EncodeError, Serializer, SerializerFormat, UnknownFormat};
@@ -42,6 +46,55 @@ impl Default for PubSubConfig {
             hosts: vec![RedisUrl::default()],
             prefix: "asgi".to_owned(),
             serializer: Serializer::default(),
+            publish_queue_bytes_max: 1024 * 1024,
+            publish_age_max: Duration::from_secs(5),
+            message_bytes_max: 1024 * 1024,
+        }
+    }
+}
+
+/// What the layer `channels_redis.core` needs to know.
+///
+/// All but the last four must be the same in `CHANNEL_LAYERS` of the Django project.
+#[derive(Clone, Debug)]
+pub struct CoreConfig {
+    /// The servers that groups are spread over, in this order. None means one on this machine, as in
+    /// `channels_redis`.
+    pub hosts: Vec<RedisUrl>,
+    /// What stands in front of every Redis key.
+    pub prefix: String,
+    /// How messages are written and read, with the keys of `symmetric_encryption_keys`.
+    pub serializer: Serializer,
+    /// How long a message may wait in an inbox, in seconds.
+    pub expiry: u64,
+    /// How long a membership lasts that nobody renews, in seconds.
+    pub group_expiry: u64,
+    /// How many messages may wait in an inbox.
+    pub capacities: Capacities,
+    /// How many random bytes stand in front of a message.
+    pub random_prefix_length: usize,
+    /// How long a node that says nothing more counts as alive, in seconds. After that its memberships are
+    /// cleared by any other node.
+    pub lease: u64,
+    /// The most bytes that wait to be sent to one host.
+    pub publish_queue_bytes_max: usize,
+    /// How long a message waits for Redis before it is refused.
+    pub publish_age_max: Duration,
+    /// The longest message that is sent or read.
+    pub message_bytes_max: usize,
+}
+
+impl Default for CoreConfig {
+    fn default() -> Self {
+        Self {
+            hosts: vec![RedisUrl::default()],
+            prefix: "asgi".to_owned(),
+            serializer: Serializer::default(),
+            expiry: 60,
+            group_expiry: 86_400,
+            capacities: Capacities::default(),
+            random_prefix_length: 12,
+            lease: 60,
             publish_queue_bytes_max: 1024 * 1024,
             publish_age_max: Duration::from_secs(5),
             message_bytes_max: 1024 * 1024,

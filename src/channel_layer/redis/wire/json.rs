@@ -29,6 +29,24 @@ pub(super) fn encode(message: &Message) -> Result<Vec<u8>, EncodeError> {
     Ok(out)
 }
 
+/// A written message with one entry more at its end, a list of texts.
+pub(super) fn extend(message: &[u8], key: &str, texts: &[&str]) -> Vec<u8> {
+    let names = texts.iter().map(|text| text.len() + 3).sum::<usize>();
+    let mut out = Vec::with_capacity(message.len() + key.len() + names + 8);
+    out.extend_from_slice(message.strip_suffix(b"}").unwrap_or(message));
+    out.push(b',');
+    push_string(&mut out, key);
+    out.extend_from_slice(b":[");
+    for (index, text) in texts.iter().enumerate() {
+        if index != 0 {
+            out.push(b',');
+        }
+        push_string(&mut out, text);
+    }
+    out.extend_from_slice(b"]}");
+    out
+}
+
 /// Reads one value and nothing after it.
 ///
 /// UTF-8 with or without a byte order mark, UTF-16 and UTF-32 in either order are read, `NaN`, `Infinity` and

@@ -7,7 +7,7 @@ use std::fmt;
 use std::str::FromStr;
 
 use crate::channel_layer::message::{Key, Message, Value};
-use crate::channel_layer::redis::encryption::{Keyring, Secret};
+use crate::channel_layer::redis::encryption::{Keyring, Secret, sealed_at};
 
 /// How deep containers may nest in what is read, the outermost one included. Rule: msgpack for Python unpacks
 /// as many.
@@ -33,14 +33,44 @@ impl Serializer {
     ///
     /// The message holds what the format cannot express. The publisher is at fault.
     pub fn encode(&self, message: &Message) -> Result<Vec<u8>, EncodeError> {
+        self.body(message).map(|body| self.seal(body))
+    }
+
+    /// What is in the payload of a message, before it is encrypted.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Serializer::encode`].
+    pub(super) fn body(&self, message: &Message) -> Result<Vec<u8>, EncodeError> {
         if message.fields.iter().any(|(key, _)| key == "type") {
             return Err(EncodeError::SecondType);
         }
-        let body = match self.format {
+        match self.format {
             SerializerFormat::MsgPack => msgpack::encode(message),
             SerializerFormat::Json => json::encode(message),
-        }?;
-        Ok(self.keys.seal(body))
+        }
+    }
+
+    /// The body with one entry more, the last: a key that is not in it, and a list of texts.
+    ///
+    /// # Errors
+    ///
+    /// A length passes what the format can say.
+    pub(super) fn extend(&self, body: &[u8], key: &str, texts: &[&str]) -> Result<Vec<u8>, EncodeError> {
+        match self.format {
+            SerializerFormat::MsgPack => msgpack::extend(body, key, texts),
+            SerializerFormat::Json => Ok(json::extend(body, key, texts)),
+        }
+    }
+
+    /// The payload with this body.
+    pub(super) fn seal(&self, body: Vec<u8>) -> Vec<u8> {
+        self.keys.seal(body)
+    }
+
+    /// When an encrypted payload was made, in seconds since 1970; nothing when there are no keys, or it is none.
+    pub(super) fn sealed_at(&self, payload: &[u8]) -> Option<u64> {
+        if self.keys.is_empty() { None } else { sealed_at(payload) }
     }
 
     /// The message of a payload.
@@ -125,6 +155,9 @@ pub enum EncodeError {
     /// A field is named `type`, and readers would take it for the type of the message.
     #[error("a field of a message cannot be named `type`")]
     SecondType,
+    /// A field has the name under which a message says whom it is for.
+    #[error("a field of a message cannot be named `__asgi_channel__`")]
+    Reserved,
     /// It nests deeper than readers allow.
     #[error("the message nests too deep")]
     TooDeep,
@@ -139,6 +172,9 @@ pub enum DecodeError {
     /// None of the keys opens it, or it is not encrypted although keys are set.
     #[error("no key opens it")]
     Token,
+    /// It was encrypted too long ago, or by a clock that is too far ahead.
+    #[error("it is too old, or from a clock that is ahead")]
+    Age,
     /// It ends too early.
     #[error("it ends too early")]
     Truncated,
@@ -165,7 +201,7 @@ pub enum DecodeError {
     NoType,
 }
 
-fn message_of(root: Value) -> Result<Message, DecodeError> {
+pub(super) fn message_of(root: Value) -> Result<Message, DecodeError> {
     let Value::Map(entries) = root else { return Err(DecodeError::NotAMap) };
     let mut kind = None;
     let mut fields = Vec::with_capacity(entries.len());

@@ -22,6 +22,28 @@ pub(super) fn encode(message: &Message) -> Result<Vec<u8>, EncodeError> {
     Ok(out)
 }
 
+/// A packed message with one entry more at its end, a list of texts.
+///
+/// # Errors
+///
+/// A length passes 32 bits, or the message is none that was packed here.
+pub(super) fn extend(message: &[u8], key: &str, texts: &[&str]) -> Result<Vec<u8>, EncodeError> {
+    let (len, entries) = match *message {
+        [head @ 0x80..=0x8F, ref entries @ ..] => (u32::from(head & 0x0F), entries),
+        [0xDE, a, b, ref entries @ ..] => (u32::from_be_bytes([0, 0, a, b]), entries),
+        [0xDF, a, b, c, d, ref entries @ ..] => (u32::from_be_bytes([a, b, c, d]), entries),
+        _ => return Err(EncodeError::TooLong),
+    };
+    let names = texts.iter().map(|text| text.len() + 5).sum::<usize>();
+    let mut out = Vec::with_capacity(message.len() + key.len() + names + 16);
+    write(encode::write_map_len(&mut out, len.checked_add(1).ok_or(EncodeError::TooLong)?))?;
+    out.extend_from_slice(entries);
+    put_text(&mut out, key)?;
+    write(encode::write_array_len(&mut out, length(texts.len())?))?;
+    texts.iter().try_for_each(|text| put_text(&mut out, text))?;
+    Ok(out)
+}
+
 /// Unpacks one value and nothing after it.
 ///
 /// Nothing is reserved for an announced length: it must fit into what is there. An extension becomes a list

@@ -1,7 +1,5 @@
 //! Every pub/sub row of the vectors that were made by running `channels_redis`.
 
-use std::fmt::Write as _;
-
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE;
 use serde_json::Value as Json;
@@ -9,8 +7,7 @@ use sha2::{Digest as _, Sha256};
 
 use super::*;
 use crate::channel_layer::redis::keys::Keys;
-
-const VECTORS: &str = include_str!("../../../../tests/fixtures/channels_redis_vectors.jsonl");
+use crate::channel_layer::redis::vectors::{hex, message, rows, serializer, unhex};
 
 /// Rows of operations and values that exist in Python only.
 const NO_SUCH_THING: [(&str, &str); 12] = [
@@ -48,67 +45,10 @@ const DIFFERENT: [&str; 2] = [
     "pubsub.decode.json.big_int",
 ];
 
-fn rows(kind: &str) -> impl Iterator<Item = (String, Json)> {
-    VECTORS
-        .lines()
-        // One row holds half a character, which no JSON reader here takes.
-        .map(|line| serde_json::from_str::<Json>(&line.replace("\\ud800", "\\u003f")).unwrap())
-        .filter(move |row| row["layer"] == "pubsub" && row["kind"] == kind)
-        .map(|row| (row["id"].as_str().unwrap().to_owned(), row))
-}
-
-fn unhex(text: &str) -> Vec<u8> {
-    let digit = |byte: u8| u8::try_from(char::from(byte).to_digit(16).unwrap()).unwrap();
-    text.as_bytes().chunks(2).map(|pair| digit(pair[0]) * 16 + digit(pair[1])).collect()
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().fold(String::new(), |mut text, byte| {
-        write!(text, "{byte:02x}").unwrap();
-        text
-    })
-}
-
-fn value(json: &Json) -> Value {
-    match json {
-        Json::Array(items) => Value::List(items.iter().map(value).collect()),
-        Json::Object(entries) if entries.len() == 1 => match entries.iter().next().unwrap() {
-            (key, Json::String(text)) if key == "$bytes" => Value::Bytes(unhex(text)),
-            (key, Json::String(text)) if key == "$float" => Value::Float(text.parse().unwrap()),
-            (key, json @ Json::Array(_)) if key == "$tuple" => value(json),
-            (key, Json::Array(pair)) if key == "$repeat" => {
-                let times = usize::try_from(pair[1].as_u64().unwrap()).unwrap();
-                Value::Text(pair[0].as_str().unwrap().repeat(times))
-            }
-            (key, Json::Array(pair)) if key == "$nested" => {
-                let times = pair[0].as_u64().unwrap();
-                (0..times).fold(value(&pair[1]), |inner, _| Value::List(vec![inner]))
-            }
-            (key, json) => Value::Map(vec![(Key::Text(key.clone()), value(json))]),
-        },
-        Json::Object(entries) => {
-            Value::Map(entries.iter().map(|(key, json)| (Key::Text(key.clone()), value(json))).collect())
-        }
-        other => Value::from(other.clone()),
-    }
-}
-
-fn message(json: &Json) -> Message {
-    message_of(value(json)).unwrap()
-}
-
-fn serializer(config: &Json) -> Serializer {
-    let format = config["serializer_format"].as_str().unwrap_or("msgpack").parse().unwrap();
-    let secret = |key: &Json| Secret::new(key.as_str().unwrap());
-    let keys: Vec<_> =
-        config["symmetric_encryption_keys"].as_array().into_iter().flatten().map(secret).collect();
-    Serializer::new(format, &keys)
-}
-
 #[test]
 fn what_is_published_is_what_python_publishes() {
     let mut asserted = 0;
-    for (id, row) in rows("wire") {
+    for (id, row) in rows("pubsub", "wire") {
         if id == TOO_SMALL || NO_SUCH_THING.iter().any(|(known, _)| *known == id) {
             continue;
         }
@@ -133,7 +73,7 @@ fn what_is_published_is_what_python_publishes() {
         }
         asserted += 1;
     }
-    assert_eq!(asserted + NO_SUCH_THING.len() + 1, rows("wire").count());
+    assert_eq!(asserted + NO_SUCH_THING.len() + 1, rows("pubsub", "wire").count());
 }
 
 fn assert_payload(id: &str, row: &Json, expected: &Json, payload: &[u8]) {
@@ -155,7 +95,7 @@ fn assert_payload(id: &str, row: &Json, expected: &Json, payload: &[u8]) {
 #[test]
 fn what_python_reads_is_read_and_what_it_refuses_is_refused() {
     let mut asserted = 0;
-    for (id, row) in rows("decode") {
+    for (id, row) in rows("pubsub", "decode") {
         let payload = unhex(row["payload"]["hex"].as_str().unwrap());
         let decoded = serializer(&row["config"]).decode(&payload);
         if let Some((_, error)) = CONSUMER_FAILS.iter().find(|(known, _)| *known == id) {
@@ -174,7 +114,7 @@ fn what_python_reads_is_read_and_what_it_refuses_is_refused() {
 #[test]
 fn rows_that_are_taken_with_a_difference() {
     let read = |id: &str| {
-        let (_, row) = rows("decode").find(|(known, _)| known == id).unwrap();
+        let (_, row) = rows("pubsub", "decode").find(|(known, _)| known == id).unwrap();
         serializer(&row["config"]).decode(&unhex(row["payload"]["hex"].as_str().unwrap())).unwrap()
     };
     assert_eq!(read("pubsub.decode.bin_key"), Message::new("x"));

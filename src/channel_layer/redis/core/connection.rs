@@ -1,0 +1,748 @@
+//! The task that keeps the connections to a host.
+//!
+//! There are two at a time, with one number, their epoch: one for commands and one that waits at the inbox.
+//! When either is lost both are replaced, and every membership that is wanted is told to Redis again before
+//! the host counts as up.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+
+use redis::aio::MultiplexedConnection;
+use redis::{AsyncConnectionConfig, Client, Pipeline, PushInfo, PushKind, RedisError, Value};
+use tokio::time::{self, Duration, Instant};
+use tokio_util::sync::CancellationToken;
+use tracing::warn;
+
+use crate::channel_layer::Refusal;
+use crate::channel_layer::metrics::{Op, Outcome};
+use crate::channel_layer::name::GroupName;
+use crate::channel_layer::redis::core::post::{Bucket, CLEAR, POST, buckets};
+use crate::channel_layer::redis::core::{Shard, clock, names};
+use crate::channel_layer::redis::host::{
+    ANSWER_MAX, BATCH_BYTES, Backoff, CHANGES_MAX, CONNECT_MAX, DownAtEnd, End, FAREWELL_MAX, PING_EVERY,
+    PING_MAX, PINGS_MISSED_MAX, lock,
+};
+use crate::channel_layer::redis::members::{Change, Confirmed};
+use crate::channel_layer::redis::outbox::Publish;
+use crate::channel_layer::redis::shard::host_index;
+
+/// How long Redis waits for a message before it says that there is none.
+const POP_WAIT: Duration = Duration::from_secs(2);
+/// How much later that answer may come.
+const POP_SPARE: Duration = Duration::from_millis(1500);
+/// Messages that are taken out of the inbox at once.
+const POP_MAX: usize = 64;
+/// Messages of one batch. An inbox of 100, the usual capacity, has room for it unless its reader is behind.
+const BATCH_MAX: u64 = 50;
+/// Letters and bytes in one call of the script, which keeps Redis from everything else.
+const LETTERS_MAX: usize = 1024;
+const LETTERS_BYTES: usize = 1024 * 1024;
+/// A message waits so long for room in our own inbox, which we empty ourselves.
+const ROOM_MAX: Duration = Duration::from_secs(1);
+/// Memberships are renewed this often at least, for a group may have been evicted or deleted.
+const RENEW_MAX: Duration = Duration::from_mins(10);
+/// So many nodes are remembered, and so many members looked at in a batch.
+const NODES_MAX: usize = 1024;
+const CLEARED_MAX: usize = 32;
+
+impl Shard {
+    /// Keeps the connections until the stop.
+    pub(super) async fn run(self: Arc<Self>, stop: CancellationToken) {
+        let _down = DownAtEnd(&self.host);
+        tokio::select! {
+            () = self.keep_connected(&stop) => {}
+            () = self.host.expire() => {}
+            () = self.host.retry_refused() => {}
+        }
+    }
+
+    async fn keep_connected(&self, stop: &CancellationToken) {
+        let mut backoff = Backoff::new();
+        let mut gap = None;
+        for epoch in 1.. {
+            let lost = CancellationToken::new();
+            let connecting = async { tokio::try_join!(self.connect(&lost), self.connect(&lost)) };
+            let connected = tokio::select! {
+                () = stop.cancelled() => return,
+                connected = time::timeout(CONNECT_MAX, connecting) => connected,
+            };
+            match connected {
+                Ok(Ok(connections)) => {
+                    let since = Instant::now();
+                    match self.serve(connections, epoch, &lost, stop, &mut gap).await {
+                        End::Stopped => return,
+                        End::Lost(reason) => self.host.lose(&reason),
+                    }
+                    backoff.lasted(since.elapsed());
+                }
+                Ok(Err(error)) => self.host.note_failure(&error.to_string()),
+                Err(_) => self.host.note_failure("connecting took too long"),
+            }
+            tokio::select! {
+                () = stop.cancelled() => return,
+                () = time::sleep(backoff.pause()) => {}
+            }
+        }
+    }
+
+    async fn connect(&self, lost: &CancellationToken) -> Result<MultiplexedConnection, RedisError> {
+        let lost = lost.clone();
+        // Every wait has its limit here, where it is known what it means.
+        let config = AsyncConnectionConfig::new()
+            .set_connection_timeout(None)
+            .set_response_timeout(None)
+            .set_push_sender(move |push: PushInfo| {
+                if push.kind == PushKind::Disconnection {
+                    lost.cancel();
+                }
+                Ok::<_, std::convert::Infallible>(())
+            });
+        Client::open(self.host.place()?)?.get_multiplexed_async_connection_with_config(&config).await
+    }
+
+    /// Uses two connections until the end of either. `gap` is since when messages may have been missed.
+    async fn serve(
+        &self,
+        (commands, inbox): (MultiplexedConnection, MultiplexedConnection),
+        epoch: u64,
+        lost: &CancellationToken,
+        stop: &CancellationToken,
+        gap: &mut Option<Instant>,
+    ) -> End {
+        self.host.begin(epoch);
+        let link = self.common.links.get(self.host.index);
+        if let Some(link) = link {
+            *lock(link) = Some(commands.clone());
+        }
+        let end = tokio::select! {
+            biased;
+            () = lost.cancelled() => End::Lost("the connection was closed".to_owned()),
+            end = self.write(commands.clone(), epoch, stop, gap) => end,
+            end = self.watch(commands) => end,
+            end = self.read(inbox, epoch) => end,
+            () = async { stop.cancelled().await; time::sleep(FAREWELL_MAX).await } => End::Stopped,
+        };
+        if let Some(link) = link {
+            *lock(link) = None;
+        }
+        self.host.give_up(gap);
+        end
+    }
+
+    /// Sends what there is to send, one batch at a time, until the connection fails or everything is said at
+    /// the stop.
+    async fn write(
+        &self,
+        mut connection: MultiplexedConnection,
+        epoch: u64,
+        stop: &CancellationToken,
+        gap: &mut Option<Instant>,
+    ) -> End {
+        // Before any membership, or another node could take us for dead and clear it.
+        if let Err(reason) = self.take_lease(&mut connection).await {
+            return End::Lost(reason);
+        }
+        let mut writer = Writer { shard: self, epoch, connection, announced: false, alive: HashMap::new() };
+        loop {
+            let turn = match writer.turn().await {
+                Ok(turn) => turn,
+                Err(reason) => return End::Lost(reason),
+            };
+            if !writer.announced && turn != Turn::MoreChanges {
+                writer.announced = true;
+                self.host.set_up(gap.take());
+            }
+            if turn == Turn::Idle {
+                if stop.is_cancelled() {
+                    self.withdraw(&mut writer.connection).await;
+                    return End::Stopped;
+                }
+                tokio::select! {
+                    () = self.host.work.notified() => {}
+                    () = stop.cancelled() => {}
+                }
+            }
+        }
+    }
+
+    async fn take_lease(&self, connection: &mut MultiplexedConnection) -> Result<(), String> {
+        let mut commands = Pipeline::with_capacity(1);
+        commands.cmd("SET").arg(&self.lease).arg(1).arg("EX").arg(self.common.lease);
+        match ask(connection, &commands).await?.into_iter().next() {
+            Some(Value::ServerError(error)) => Err(error.to_string()),
+            _ => Ok(()),
+        }
+    }
+
+    /// Ends all memberships. Whatever fails here expires.
+    async fn withdraw(&self, connection: &mut MultiplexedConnection) {
+        loop {
+            let groups = lock(&self.host.members).withdraw(CHANGES_MAX);
+            let mut commands = Pipeline::with_capacity(groups.len() + 1);
+            for group in &groups {
+                self.add_discard(&mut commands, group);
+            }
+            if groups.is_empty() {
+                commands.cmd("DEL").arg(&self.inbox).arg(&self.lease);
+            }
+            let answered = ask(connection, &commands).await;
+            if groups.is_empty() || answered.is_err() {
+                return;
+            }
+            self.host.metrics.operation(Op::Discard, Outcome::Ok).inc_by(groups.len() as u64);
+        }
+    }
+
+    fn add_join(&self, commands: &mut Pipeline, group: &GroupName) {
+        let key = self.common.keys.group(group.as_str());
+        let member = self.node.member(group.as_str());
+        commands.cmd("ZADD").arg(&key).arg(clock::text(self.common.clock.next())).arg(member);
+        commands.cmd("EXPIRE").arg(&key).arg(self.common.group_expiry);
+    }
+
+    fn add_discard(&self, commands: &mut Pipeline, group: &GroupName) {
+        let key = self.common.keys.group(group.as_str());
+        commands.cmd("ZREM").arg(key).arg(self.node.member(group.as_str()));
+    }
+
+    /// Keeps the lease, renews the memberships, and notices when Redis does not answer or has forgotten us.
+    async fn watch(&self, mut connection: MultiplexedConnection) -> End {
+        let renew_every = RENEW_MAX.min(Duration::from_secs(self.common.group_expiry) / 4);
+        let mut renewed_at = Instant::now();
+        let mut missed = 0;
+        loop {
+            time::sleep(PING_EVERY).await;
+            let mut commands = Pipeline::with_capacity(2);
+            commands.cmd("EXPIRE").arg(&self.lease).arg(self.common.lease);
+            commands.cmd("ZCARD").arg(&self.inbox);
+            match time::timeout(PING_MAX, connection.send_packed_commands(&commands, 0, 2)).await {
+                Ok(Ok(answers)) => {
+                    missed = 0;
+                    if let Some(Value::Int(waiting)) = answers.get(1) {
+                        self.metrics.messages.set(*waiting);
+                    }
+                    match answers.first() {
+                        Some(Value::ServerError(error)) => return End::Lost(error.to_string()),
+                        Some(Value::Int(0)) => {
+                            if let Err(reason) = self.remind(&mut connection).await {
+                                return End::Lost(reason);
+                            }
+                            renewed_at = Instant::now();
+                        }
+                        _ => {}
+                    }
+                }
+                Ok(Err(error)) => return End::Lost(error.to_string()),
+                Err(_) => missed += 1,
+            }
+            if PINGS_MISSED_MAX <= missed {
+                return End::Lost("Redis does not answer".to_owned());
+            }
+            if renew_every <= renewed_at.elapsed() {
+                renewed_at = Instant::now();
+                lock(&self.host.members).renew();
+                self.host.work.notify_one();
+            }
+        }
+    }
+
+    /// Redis has lost our lease: it was emptied, or we were away so long that others took us for dead.
+    async fn remind(&self, connection: &mut MultiplexedConnection) -> Result<(), String> {
+        self.take_lease(connection).await?;
+        let mut members = lock(&self.host.members);
+        members.renew();
+        let gap = members.wanted() != 0;
+        drop(members);
+        if gap {
+            self.host.metrics.gaps.inc();
+            warn!(shard = self.host.index, redis = %self.host.url, "Redis had lost our memberships, they are renewed");
+        }
+        self.host.work.notify_one();
+        Ok(())
+    }
+
+    /// Takes messages out of the inbox, as many as there are, and hands them over.
+    async fn read(&self, mut connection: MultiplexedConnection, epoch: u64) -> End {
+        let mut way = Pop::Many;
+        loop {
+            let commands = way.commands(&self.inbox);
+            let asked = connection.send_packed_commands(&commands, 0, 1);
+            let answers = match time::timeout(POP_WAIT + POP_SPARE, asked).await {
+                Ok(Ok(answers)) => answers,
+                Ok(Err(error)) => return End::Lost(error.to_string()),
+                Err(_) => return End::Lost("Redis does not answer at the inbox".to_owned()),
+            };
+            let popped = match answers.into_iter().next() {
+                // Redis before 7 does not know the command.
+                Some(Value::ServerError(_)) if way == Pop::Many => {
+                    way = Pop::One;
+                    continue;
+                }
+                Some(Value::ServerError(error)) => return End::Lost(error.to_string()),
+                Some(answer) => messages(answer),
+                None => Vec::new(),
+            };
+            way = match way {
+                // Where one was there may be more.
+                Pop::One if !popped.is_empty() => Pop::Rest,
+                Pop::Rest if popped.len() < POP_MAX => Pop::One,
+                way => way,
+            };
+            if popped.is_empty() {
+                continue;
+            }
+            self.taken.notify_one();
+            self.metrics.received.inc();
+            for (member, sent_at) in popped {
+                self.deliver(epoch, &member, sent_at);
+            }
+            // A full inbox must not keep the runtime from everything else.
+            tokio::task::yield_now().await;
+        }
+    }
+}
+
+/// How messages are taken out of the inbox.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Pop {
+    /// Many, and it waits for the first.
+    Many,
+    /// One, and it waits for it.
+    One,
+    /// Those that are there.
+    Rest,
+}
+
+impl Pop {
+    fn commands(self, inbox: &str) -> Pipeline {
+        let mut commands = Pipeline::with_capacity(1);
+        let wait = POP_WAIT.as_secs();
+        match self {
+            Self::Many => {
+                let command = commands.cmd("BZMPOP").arg(wait).arg(1).arg(inbox);
+                command.arg("MIN").arg("COUNT").arg(POP_MAX)
+            }
+            Self::One => commands.cmd("BZPOPMIN").arg(inbox).arg(wait),
+            Self::Rest => commands.cmd("ZPOPMIN").arg(inbox).arg(POP_MAX),
+        };
+        commands
+    }
+}
+
+/// The messages and their times in an answer to any of the commands: `[key, [[message, time]…]]`,
+/// `[key, message, time]` or `[[message, time]…]`.
+fn messages(answer: Value) -> Vec<(Vec<u8>, f64)> {
+    fn pair(value: Value) -> Option<(Vec<u8>, f64)> {
+        let Value::Array(pair) = value else { return None };
+        match <[Value; 2]>::try_from(pair).ok()? {
+            [Value::BulkString(member), time] => Some((member, seconds(&time)?)),
+            _ => None,
+        }
+    }
+    let Value::Array(items) = answer else { return Vec::new() };
+    match items.as_slice() {
+        [Value::BulkString(_), Value::BulkString(member), time] => {
+            seconds(time).map(|time| (member.clone(), time)).into_iter().collect()
+        }
+        [Value::BulkString(_), Value::Array(pairs)] => pairs.iter().cloned().filter_map(pair).collect(),
+        _ => items.into_iter().filter_map(pair).collect(),
+    }
+}
+
+fn seconds(time: &Value) -> Option<f64> {
+    match time {
+        Value::Double(time) => Some(*time),
+        Value::BulkString(text) => std::str::from_utf8(text).ok()?.parse().ok(),
+        _ => None,
+    }
+}
+
+/// What writes to a host, for as long as a connection lasts.
+struct Writer<'a> {
+    shard: &'a Shard,
+    epoch: u64,
+    connection: MultiplexedConnection,
+    /// All memberships have been told.
+    announced: bool,
+    /// Nodes that were found alive, and when.
+    alive: HashMap<String, Instant>,
+}
+
+impl Writer<'_> {
+    /// One batch: changes of memberships first, so that whoever joins and then sends hears itself.
+    async fn turn(&mut self) -> Result<Turn, String> {
+        let shard = self.shard;
+        let host = &shard.host;
+        let (changes, renewals) = {
+            let mut members = lock(&host.members);
+            let changes = members.take_changes(CHANGES_MAX);
+            let renewals = members.take_renewals(CHANGES_MAX - changes.len());
+            (changes, renewals)
+        };
+        let more = changes.len() + renewals.len() == CHANGES_MAX;
+        // After a reconnect messages wait until every membership is told: their senders want to hear them.
+        let batch = if self.announced || !more {
+            let len_max = (shard.capacity / 2).clamp(1, BATCH_MAX);
+            lock(&host.outbox).take(BATCH_BYTES, usize::try_from(len_max).unwrap_or(1))
+        } else {
+            Vec::new()
+        };
+        if changes.is_empty() && renewals.is_empty() && batch.is_empty() {
+            return Ok(Turn::Idle);
+        }
+        let mut groups: Vec<&str> = Vec::new();
+        for publish in &batch {
+            if !groups.contains(&publish.channel.as_str()) {
+                groups.push(&publish.channel);
+            }
+        }
+        let mut commands = Pipeline::with_capacity(2 * (changes.len() + renewals.len() + groups.len()));
+        for change in &changes {
+            match change {
+                Change::Subscribe(group) => shard.add_join(&mut commands, group),
+                Change::Unsubscribe(group) => shard.add_discard(&mut commands, group),
+            }
+        }
+        for group in &renewals {
+            shard.add_join(&mut commands, group);
+        }
+        let oldest = clock::now_whole().saturating_sub(shard.common.group_expiry);
+        for group in &groups {
+            let key = shard.common.keys.group(group);
+            commands.cmd("ZREMRANGEBYSCORE").arg(&key).arg(0).arg(oldest);
+            commands.cmd("ZRANGE").arg(&key).arg(0).arg(-1);
+        }
+        let started_at = Instant::now();
+        let mut answers = ask(&mut self.connection, &commands).await?.into_iter();
+        self.changed(&changes, &renewals, &mut answers, started_at);
+        if !batch.is_empty() {
+            let members = groups.iter().map(|group| {
+                let members = members(answers.by_ref().take(2));
+                (*group, members)
+            });
+            let members: HashMap<_, _> = members.collect();
+            self.send(&batch, members).await?;
+            host.metrics.took(Op::Send, started_at.elapsed());
+        }
+        Ok(if more { Turn::MoreChanges } else { Turn::Done })
+    }
+
+    /// Notes what became of changes and renewals, each of which has two answers, or one when it is a farewell.
+    fn changed(
+        &self,
+        changes: &[Change],
+        renewals: &[GroupName],
+        answers: &mut impl Iterator<Item = Value>,
+        started_at: Instant,
+    ) {
+        let host = &self.shard.host;
+        let mut seen = (false, false);
+        for change in changes {
+            let (len, group, confirmed) = match change {
+                Change::Subscribe(group) => (2, group, Confirmed::Subscribed),
+                Change::Unsubscribe(group) => (1, group, Confirmed::Unsubscribed),
+            };
+            seen = (seen.0 || len == 2, seen.1 || len == 1);
+            match refusal(answers.by_ref().take(len)) {
+                Some(error) => host.refuse_change(change, &error),
+                None => host.confirm(self.epoch, group.as_str(), confirmed),
+            }
+        }
+        for group in renewals {
+            match refusal(answers.by_ref().take(2)) {
+                Some(error) => {
+                    host.refuse_change(&Change::Subscribe(group.clone()), &error);
+                    self.shard.metrics.refresh_refused.inc();
+                }
+                None => self.shard.metrics.refreshed.inc(),
+            }
+        }
+        for (op, seen) in [(Op::Add, seen.0), (Op::Discard, seen.1)] {
+            if seen {
+                host.metrics.took(op, started_at.elapsed());
+            }
+        }
+        if !renewals.is_empty() {
+            self.shard.metrics.refresh_duration.observe(started_at.elapsed().as_secs_f64());
+        }
+        if !changes.is_empty() || !renewals.is_empty() {
+            host.show();
+        }
+    }
+
+    /// Puts a batch into the inboxes of the members of its groups.
+    async fn send(
+        &mut self,
+        batch: &[Publish],
+        mut members: HashMap<&str, Result<Vec<String>, redis::ServerError>>,
+    ) -> Result<(), String> {
+        let shard = self.shard;
+        let host = &shard.host;
+        for (group, names) in &mut members {
+            let (Ok(names), Ok(group)) = (names, group.parse::<GroupName>()) else { continue };
+            let own = shard.node.member(group.as_str());
+            // Redis has forgotten us, in this group at least. Those who send from here shall hear themselves.
+            if !names.contains(&own) && lock(&host.members).renew_one(&group) {
+                names.push(own);
+            }
+        }
+        let hosts = shard.common.links.len();
+        let sorted: HashMap<_, _> = members
+            .iter()
+            .filter_map(|(group, names)| {
+                let names: Vec<_> = names.as_ref().ok()?.iter().map(String::as_str).collect();
+                Some((*group, buckets(&names, &shard.common.keys, &shard.common.capacities, hosts)))
+            })
+            .collect();
+        let mut failed = vec![false; batch.len()];
+        let mut posts: Vec<Post> = (0..hosts).map(|_| Post::default()).collect();
+        for (publish, failed) in batch.iter().zip(&mut failed) {
+            if let Some(Err(error)) = members.get(publish.channel.as_str()) {
+                host.note_refusal(Op::Send, error);
+                *failed = true;
+            }
+        }
+        for (number, publish) in batch.iter().enumerate() {
+            for bucket in sorted.get(publish.channel.as_str()).into_iter().flatten() {
+                let Some(post) = posts.get_mut(bucket.host) else { continue };
+                let sealed = shard.common.envelope.seal(&publish.payload, &bucket.channels, random);
+                match sealed {
+                    Ok(member) => post.add(number, bucket, member),
+                    Err(_) => failed.iter_mut().skip(number).take(1).for_each(|failed| *failed = true),
+                }
+                if post.is_full() {
+                    let post = std::mem::take(post);
+                    self.post(bucket.host, post, &mut failed).await?;
+                }
+            }
+        }
+        for (index, post) in posts.into_iter().enumerate().filter(|(_, post)| !post.letters.is_empty()) {
+            self.post(index, post, &mut failed).await?;
+        }
+        let settled = lock(&host.outbox).settle();
+        host.all.publish_queue_bytes.sub(settled.bytes);
+        let mut refused = Vec::new();
+        for (ticket, failed) in settled.tickets.into_iter().zip(failed) {
+            if failed {
+                refused.push(ticket);
+            } else {
+                host.metrics.operation(Op::Send, Outcome::Ok).inc();
+            }
+        }
+        host.refuse(refused, Refusal::LayerDown);
+        self.clear_dead(&members).await
+    }
+
+    /// Puts letters into inboxes on one host. What finds no room is dropped, as in Python; but our own inbox is
+    /// one that we empty ourselves, and for that a letter waits a little.
+    async fn post(&mut self, index: usize, mut post: Post, failed: &mut [bool]) -> Result<(), String> {
+        let shard = self.shard;
+        let deadline = Instant::now() + ROOM_MAX;
+        loop {
+            let commands = post.commands(shard);
+            let answer = if index == shard.host.index {
+                ask(&mut self.connection, &commands).await?
+            } else {
+                let link = shard.common.links.get(index).and_then(|link| lock(link).clone());
+                let answered = match link {
+                    Some(mut link) => ask(&mut link, &commands).await.ok(),
+                    None => None,
+                };
+                // Its own task finds out what is wrong with that host.
+                let Some(answer) = answered else {
+                    post.fail(failed);
+                    return Ok(());
+                };
+                answer
+            };
+            let full = match answer.into_iter().next_back() {
+                Some(Value::ServerError(error)) => {
+                    shard.host.note_refusal(Op::Send, &error);
+                    post.fail(failed);
+                    return Ok(());
+                }
+                Some(Value::Array(full)) => full,
+                _ => Vec::new(),
+            };
+            let places: HashSet<_> = full.iter().filter_map(place).collect();
+            let full = post.keep(&places);
+            let (own, others) = full.into_iter().partition::<Vec<_>, _>(|letter| {
+                index == shard.host.index && post.inboxes.get(letter.inbox) == Some(&shard.inbox)
+            });
+            let waits = !own.is_empty() && Instant::now() < deadline;
+            let lost = others.len() + if waits { 0 } else { own.len() };
+            if lost != 0 {
+                shard.host.all.dropped_over_capacity.inc_by(lost as u64);
+                shard.host.complain_full(&post.inboxes, lost);
+            }
+            if !waits {
+                return Ok(());
+            }
+            post = Post { inboxes: vec![shard.inbox.clone()], bytes: 0, letters: own };
+            post.letters.iter_mut().for_each(|letter| letter.inbox = 0);
+            tokio::select! {
+                () = shard.taken.notified() => {}
+                () = time::sleep_until(deadline) => {}
+            }
+        }
+    }
+
+    /// Ends memberships of nodes that are dead, in the groups of a batch.
+    async fn clear_dead(
+        &mut self,
+        members: &HashMap<&str, Result<Vec<String>, redis::ServerError>>,
+    ) -> Result<(), String> {
+        let shard = self.shard;
+        let now = Instant::now();
+        // A node that was found alive is not asked about again for the time of a lease.
+        let lease = Duration::from_secs(shard.common.lease);
+        self.alive.retain(|_, seen| now.duration_since(*seen) < lease);
+        let hosts = shard.common.links.len();
+        let mut asked = Vec::new();
+        let mut commands = Pipeline::new();
+        for (group, names) in members {
+            for name in names.iter().flatten() {
+                let Some(node) = names::node_of(name).filter(|node| *node != shard.node.id) else { continue };
+                // A node with other hosts than ours has its lease elsewhere.
+                let here = host_index(names::non_local(name).as_bytes(), hosts) == shard.host.index;
+                if !here || self.alive.contains_key(node) || CLEARED_MAX <= asked.len() {
+                    continue;
+                }
+                asked.push(node);
+                let keys = &shard.common.keys;
+                commands.cmd("EVAL").arg(CLEAR).arg(2).arg(keys.lease(node)).arg(keys.group(group)).arg(name);
+            }
+        }
+        if asked.is_empty() {
+            return Ok(());
+        }
+        let answers = ask(&mut self.connection, &commands).await?;
+        for (node, answer) in asked.into_iter().zip(answers) {
+            // Who may not run this script can send nothing either: that is said there.
+            if answer != Value::Int(0) && self.alive.len() < NODES_MAX {
+                self.alive.insert(node.to_owned(), now);
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Letters for the inboxes of one host.
+#[derive(Default)]
+struct Post {
+    inboxes: Vec<String>,
+    letters: Vec<Letter>,
+    bytes: usize,
+}
+
+struct Letter {
+    /// The place of its message in the batch.
+    message: usize,
+    /// The place of its inbox.
+    inbox: usize,
+    capacity: u64,
+    member: Vec<u8>,
+}
+
+impl Post {
+    fn add(&mut self, message: usize, bucket: &Bucket<'_>, member: Vec<u8>) {
+        let known = self.inboxes.iter().position(|inbox| *inbox == bucket.inbox);
+        let inbox = known.unwrap_or_else(|| {
+            self.inboxes.push(bucket.inbox.clone());
+            self.inboxes.len() - 1
+        });
+        self.bytes += member.len();
+        self.letters.push(Letter { message, inbox, capacity: bucket.capacity, member });
+    }
+
+    fn is_full(&self) -> bool {
+        LETTERS_MAX <= self.letters.len() || LETTERS_BYTES <= self.bytes
+    }
+
+    fn commands(&self, shard: &Shard) -> Pipeline {
+        let expiry = shard.common.envelope.expiry;
+        let oldest = clock::now_whole().saturating_sub(expiry);
+        let mut commands = Pipeline::with_capacity(self.inboxes.len() + 1);
+        for inbox in &self.inboxes {
+            commands.cmd("ZREMRANGEBYSCORE").arg(inbox).arg(0).arg(oldest);
+        }
+        let command = commands.cmd("EVAL").arg(POST).arg(self.inboxes.len()).arg(&self.inboxes).arg(expiry);
+        let mut last = None;
+        for letter in &self.letters {
+            // The letters of one message have one time.
+            let time = match last.take() {
+                Some((message, time)) if message == letter.message => time,
+                _ => clock::text(shard.common.clock.next()),
+            };
+            command.arg(letter.inbox + 1).arg(letter.capacity).arg(&time).arg(&letter.member);
+            last = Some((letter.message, time));
+        }
+        commands
+    }
+
+    /// Takes the letters at some places out.
+    fn keep(&mut self, places: &HashSet<usize>) -> Vec<Letter> {
+        let letters = std::mem::take(&mut self.letters).into_iter().enumerate();
+        letters.filter(|(place, _)| places.contains(place)).map(|(_, letter)| letter).collect()
+    }
+
+    fn fail(&self, failed: &mut [bool]) {
+        for letter in &self.letters {
+            if let Some(failed) = failed.get_mut(letter.message) {
+                *failed = true;
+            }
+        }
+    }
+}
+
+fn place(value: &Value) -> Option<usize> {
+    if let Value::Int(place) = value { usize::try_from(*place).ok() } else { None }
+}
+
+fn random(bytes: &mut [u8]) {
+    fastrand::fill(bytes);
+}
+
+/// The first refusal among the answers to one change.
+fn refusal(answers: impl Iterator<Item = Value>) -> Option<redis::ServerError> {
+    let refusals: Vec<_> = answers
+        .filter_map(|answer| if let Value::ServerError(error) = answer { Some(error) } else { None })
+        .collect();
+    refusals.into_iter().next()
+}
+
+/// The names in the second of two answers. One that is no text is no channel.
+fn members(mut answers: impl Iterator<Item = Value>) -> Result<Vec<String>, redis::ServerError> {
+    let (_pruned, members) = (answers.next(), answers.next());
+    match members {
+        Some(Value::ServerError(error)) => Err(error),
+        Some(Value::Array(names)) => Ok(names
+            .into_iter()
+            .filter_map(
+                |name| if let Value::BulkString(name) = name { String::from_utf8(name).ok() } else { None },
+            )
+            .collect()),
+        _ => Ok(Vec::new()),
+    }
+}
+
+/// Sends commands and waits for all answers.
+async fn ask(connection: &mut MultiplexedConnection, commands: &Pipeline) -> Result<Vec<Value>, String> {
+    let asked = connection.send_packed_commands(commands, 0, commands.len());
+    match time::timeout(ANSWER_MAX, asked).await {
+        Ok(Ok(answers)) => Ok(answers),
+        Ok(Err(error)) => Err(error.to_string()),
+        Err(_) => Err("Redis does not answer".to_owned()),
+    }
+}
+
+/// What a batch came to.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Turn {
+    /// There was nothing to send.
+    Idle,
+    /// It was answered.
+    Done,
+    /// It was answered, and there may be more changes of memberships.
+    MoreChanges,
+}

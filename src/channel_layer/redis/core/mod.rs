@@ -1,0 +1,261 @@
+//! The layer `channels_redis.core`: a sorted set for each group and one for each process, its inbox.
+//!
+//! This node is a member of a group once, however many workers and sockets are in it. Each host has a
+//! [`Shard`], with two connections: one for commands, and one that waits at the inbox. A node has an inbox on
+//! each host, under a name of its own, and joins the groups of that host under that name.
+//!
+//! Messages are at most once, as in Python: what was taken out of an inbox when the connection was lost, is
+//! lost. What is sent while this node is away waits in its inbox, as far as there is room.
+
+pub(super) mod capacity;
+mod clock;
+mod connection;
+mod envelope;
+mod names;
+mod post;
+
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::{Arc, Mutex};
+
+use redis::aio::MultiplexedConnection;
+use tokio::sync::Notify;
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use tracing::error;
+
+use crate::channel_layer::message::Message;
+use crate::channel_layer::metrics::{InboxMetrics, LayerMetrics};
+use crate::channel_layer::name::GroupName;
+use crate::channel_layer::redis::core::capacity::Capacities;
+use crate::channel_layer::redis::core::clock::Clock;
+use crate::channel_layer::redis::core::envelope::Envelope;
+use crate::channel_layer::redis::core::names::{CoreKeys, Node};
+use crate::channel_layer::redis::host::{Host, lock};
+use crate::channel_layer::redis::members::Members;
+use crate::channel_layer::redis::outbox::{Outbox, Publish};
+use crate::channel_layer::redis::shard::host_index;
+use crate::channel_layer::redis::wire::DecodeError;
+use crate::channel_layer::redis::{CoreConfig, RedisUrl};
+use crate::channel_layer::{Health, Inbox, Join, Refusal, Ticket, WorkerId};
+
+/// The whole layer.
+pub(in crate::channel_layer) struct Core {
+    shards: Vec<Arc<Shard>>,
+    common: Arc<Common>,
+}
+
+impl Core {
+    pub(in crate::channel_layer) fn new(
+        config: CoreConfig,
+        inboxes: Vec<Arc<dyn Inbox>>,
+        metrics: LayerMetrics,
+    ) -> Self {
+        let inboxes: Arc<[_]> = inboxes.into();
+        let metrics = Arc::new(metrics);
+        let urls = if config.hosts.is_empty() { vec![RedisUrl::default()] } else { config.hosts };
+        let common = Arc::new(Common {
+            keys: CoreKeys::new(&config.prefix),
+            envelope: Envelope {
+                serializer: config.serializer,
+                prefix_len: config.random_prefix_length,
+                expiry: config.expiry,
+            },
+            capacities: config.capacities,
+            group_expiry: config.group_expiry,
+            lease: config.lease,
+            bytes_max: config.message_bytes_max,
+            clock: Clock::default(),
+            links: urls.iter().map(|_| Mutex::default()).collect(),
+        });
+        let hosts = urls.len();
+        let shard = |(index, url): (usize, RedisUrl)| {
+            let outbox = Outbox::new(config.publish_queue_bytes_max, config.publish_age_max);
+            let (inboxes, metrics) = (Arc::clone(&inboxes), Arc::clone(&metrics));
+            let inbox_metrics = metrics.inbox(index);
+            let host = Host::new(index, url, inboxes, Members::lasting(), outbox, metrics);
+            let node = Node::new(index, hosts, || fastrand::u128(..));
+            let capacity = common.capacities.of(&node.member(""));
+            inbox_metrics.capacity.set(i64::try_from(capacity).unwrap_or(i64::MAX));
+            Arc::new(Shard {
+                host,
+                common: Arc::clone(&common),
+                inbox: common.keys.inbox(&node.channel()),
+                lease: common.keys.lease(&node.id),
+                node,
+                capacity,
+                groups: Mutex::default(),
+                taken: Notify::new(),
+                metrics: inbox_metrics,
+            })
+        };
+        let shards = urls.into_iter().enumerate().map(shard).collect();
+        Self { shards, common }
+    }
+
+    pub(in crate::channel_layer) fn join(&self, worker: WorkerId, group: &GroupName) -> Join {
+        self.shard(group).map_or(Join::LayerDown, |shard| shard.join(worker, group))
+    }
+
+    pub(in crate::channel_layer) fn leave(&self, worker: WorkerId, group: &GroupName) {
+        if let Some(shard) = self.shard(group) {
+            shard.leave(worker, group);
+        }
+    }
+
+    /// Encodes on the caller's thread, so that most of the cost falls on the workers and not on the one task
+    /// per host.
+    pub(in crate::channel_layer) fn group_send(
+        &self,
+        group: &GroupName,
+        message: &Message,
+        from: Ticket,
+    ) -> Result<(), Refusal> {
+        let shard = self.shard(group).ok_or(Refusal::LayerDown)?;
+        let sent = match self.common.envelope.body(message) {
+            Err(_) => Err(Refusal::Encode),
+            Ok(body) if self.common.bytes_max < body.len() => Err(Refusal::TooLarge),
+            Ok(payload) => {
+                let channel = group.as_str().to_owned();
+                shard.host.publish(Publish { channel, payload, from, since: Instant::now() })
+            }
+        };
+        sent.inspect_err(|refusal| shard.host.count_refusal(*refusal))
+    }
+
+    pub(in crate::channel_layer) fn health(&self) -> Health {
+        let trouble = self.shards.iter().find_map(|shard| shard.host.trouble());
+        Health { backend: "channels_redis.core", up: trouble.is_none(), error: trouble }
+    }
+
+    pub(in crate::channel_layer) async fn run(&self, stop: CancellationToken, broken: CancellationToken) {
+        // A set aborts its tasks when this future is dropped.
+        let mut tasks = JoinSet::new();
+        for shard in &self.shards {
+            tasks.spawn(Arc::clone(shard).run(stop.clone()));
+        }
+        while let Some(ended) = tasks.join_next().await {
+            if let Err(panicked) = ended {
+                error!(error = %panicked, "the task of a Redis host broke");
+                broken.cancel();
+            }
+        }
+    }
+
+    fn shard(&self, group: &GroupName) -> Option<&Arc<Shard>> {
+        self.shards.get(host_index(group.as_str().as_bytes(), self.shards.len()))
+    }
+}
+
+impl fmt::Debug for Core {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Core").field("shards", &self.shards.len()).field("common", &self.common).finish()
+    }
+}
+
+/// What all hosts share.
+struct Common {
+    keys: CoreKeys,
+    envelope: Envelope,
+    capacities: Capacities,
+    /// In seconds.
+    group_expiry: u64,
+    /// In seconds.
+    lease: u64,
+    /// The longest message.
+    bytes_max: usize,
+    clock: Clock,
+    /// The connections that are up, by host: the inboxes of a group's members are on any of them.
+    links: Vec<Mutex<Option<MultiplexedConnection>>>,
+}
+
+impl fmt::Debug for Common {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Common")
+            .field("keys", &self.keys)
+            .field("envelope", &self.envelope)
+            .field("capacities", &self.capacities)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Everything about one host.
+struct Shard {
+    host: Host,
+    common: Arc<Common>,
+    /// What this node is called on the host.
+    node: Node,
+    /// The keys of this node.
+    inbox: String,
+    lease: String,
+    /// How many messages may wait in the inbox, as far as we are asked.
+    capacity: u64,
+    /// The groups of this node by the names of their members.
+    groups: Mutex<HashMap<String, GroupName>>,
+    /// Something was taken out of the inbox, so there is room.
+    taken: Notify,
+    metrics: InboxMetrics,
+}
+
+impl Shard {
+    fn join(&self, worker: WorkerId, group: &GroupName) -> Join {
+        let member = self.node.member(group.as_str());
+        let mut groups = lock(&self.groups);
+        groups.entry(member).or_insert_with(|| group.clone());
+        self.host.join(worker, group)
+    }
+
+    fn leave(&self, worker: WorkerId, group: &GroupName) {
+        let member = self.node.member(group.as_str());
+        let mut groups = lock(&self.groups);
+        self.host.leave(worker, group);
+        if !lock(&self.host.members).wants(group) {
+            groups.remove(&member);
+        }
+    }
+
+    /// Takes a message from the inbox, with the time of its sender.
+    fn deliver(&self, epoch: u64, member: &[u8], sent_at: f64) {
+        let all = &self.host.all;
+        self.host.metrics.received.inc();
+        self.metrics.lag.observe((clock::now() - sent_at).max(0.0));
+        let envelope = &self.common.envelope;
+        if self.common.bytes_max.saturating_add(envelope.prefix_len) < member.len() {
+            all.dropped_too_large.inc();
+            self.host.complain(&self.inbox, "it is longer than allowed");
+            return;
+        }
+        let (message, channels) = match envelope.open(member, clock::now_whole()) {
+            Ok((message, channels)) => (Arc::new(message), channels),
+            Err(error) => {
+                match error {
+                    DecodeError::Age => all.dropped_expired.inc(),
+                    _ => all.dropped_decode.inc(),
+                }
+                self.host.complain(&self.inbox, &error.to_string());
+                return;
+            }
+        };
+        let mut groups: Vec<GroupName> = Vec::new();
+        {
+            let known = lock(&self.groups);
+            for group in channels.iter().filter_map(|channel| known.get(channel)) {
+                // Each group hears a message once, however often it is named.
+                if !groups.contains(group) {
+                    groups.push(group.clone());
+                }
+            }
+        }
+        let mut heard = false;
+        for group in groups {
+            heard |= self.host.deliver(epoch, group.as_str(), &message);
+        }
+        if !heard {
+            all.dropped_unknown_target.inc();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,159 @@
+//! The names of inboxes and of members, and the hosts that they are on.
+
+use std::fmt::Write as _;
+
+use sha2::{Digest as _, Sha256};
+
+use crate::channel_layer::redis::shard::host_index;
+
+/// What the local part of a member's name begins with when it stands for a node and a group. A consumer in
+/// Python has 32 hexadecimal digits there.
+const MARK: &str = "anteroom.";
+
+/// The keys under a prefix.
+#[derive(Clone, Debug)]
+pub(super) struct CoreKeys {
+    prefix: String,
+}
+
+impl CoreKeys {
+    pub(super) fn new(prefix: &str) -> Self {
+        Self { prefix: prefix.to_owned() }
+    }
+
+    /// The set of the members of a group.
+    pub(super) fn group(&self, group: &str) -> String {
+        format!("{}:group:{group}", self.prefix)
+    }
+
+    /// The inbox of a channel: that of its process, or its own when it has no process.
+    pub(super) fn inbox(&self, channel: &str) -> String {
+        format!("{}{}", self.prefix, non_local(channel))
+    }
+
+    /// Where a node shows that it lives. No name of a channel holds a colon, so nothing else is called so.
+    pub(super) fn lease(&self, node: &str) -> String {
+        format!("{}:node:{node}", self.prefix)
+    }
+}
+
+/// A channel's name up to its `!`, and all of it when there is none.
+///
+/// Rule: `channels_redis` finds the inbox of a channel and its host by this part.
+pub(super) fn non_local(channel: &str) -> &str {
+    match channel.split_once('!') {
+        Some((process, _)) => channel.get(..=process.len()).unwrap_or(channel),
+        None => channel,
+    }
+}
+
+/// The node in the name of a member that stands for a node and a group.
+pub(super) fn node_of(channel: &str) -> Option<&str> {
+    let (node, local) = channel.strip_prefix("specific.")?.split_once('!')?;
+    local.starts_with(MARK).then_some(node)
+}
+
+/// What this node is called on one host.
+///
+/// Each host knows it by another name, chosen so that the inbox of that name is on that host, where the groups
+/// are that the name is a member of. So one host that is lost takes only its own groups with it.
+#[derive(Clone, Debug)]
+pub(super) struct Node {
+    /// 32 hexadecimal digits.
+    pub(super) id: String,
+    host: usize,
+    hosts: usize,
+}
+
+impl Node {
+    /// A new name for a host; `random` gives 128 random bits each time.
+    pub(super) fn new(host: usize, hosts: usize, mut random: impl FnMut() -> u128) -> Self {
+        // One in `hosts` fits, so all of these fail at once less often than names collide.
+        const TRIES: usize = 100;
+        let fits = |id: &String| host_index(format!("specific.{id}!").as_bytes(), hosts) == host;
+        let mut ids = (0..TRIES * hosts.max(1)).map(|_| format!("{:032x}", random()));
+        let id = ids.find(fits).unwrap_or_else(|| format!("{:032x}", random()));
+        Self { id, host, hosts }
+    }
+
+    /// The channel that its inbox belongs to, without a local part.
+    pub(super) fn channel(&self) -> String {
+        format!("specific.{}!", self.id)
+    }
+
+    /// The name under which it is a member of a group: always the same one.
+    ///
+    /// Rule: `channels_redis` sends to a single channel by the hash of its whole name, and so to another host
+    /// than the one where the channel is read. This name is chosen so that both are the same.
+    pub(super) fn member(&self, group: &str) -> String {
+        let name = |salt: u8| {
+            let digest = Sha256::new().chain_update([salt]).chain_update(group).finalize();
+            let mut name = format!("{}{MARK}", self.channel());
+            for byte in digest.iter().take(16) {
+                write!(name, "{byte:02x}").ok();
+            }
+            name
+        };
+        let fits = |name: &String| host_index(name.as_bytes(), self.hosts) == self.host;
+        (0..u8::MAX).map(name).find(fits).unwrap_or_else(|| name(u8::MAX))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn random() -> impl FnMut() -> u128 {
+        let mut rng = fastrand::Rng::with_seed(7);
+        move || rng.u128(..)
+    }
+
+    #[test]
+    fn keys_are_those_of_python() {
+        let cases = [
+            ("asgi", "asgi:group:g", "asgispecific.11!"),
+            ("myapp:", "myapp::group:g", "myapp:specific.11!"),
+            ("", ":group:g", "specific.11!"),
+            ("pr\u{e9}", "pr\u{e9}:group:g", "pr\u{e9}specific.11!"),
+        ];
+        for (prefix, group, inbox) in cases {
+            let keys = CoreKeys::new(prefix);
+            assert_eq!((keys.group("g"), keys.inbox("specific.11!22")), (group.to_owned(), inbox.to_owned()));
+        }
+        assert_eq!(CoreKeys::new("asgi").inbox("general"), "asgigeneral");
+        assert_eq!(CoreKeys::new("asgi").lease("11"), "asgi:node:11");
+    }
+
+    #[test]
+    fn the_process_of_a_channel_ends_at_the_first_mark() {
+        for (channel, process) in
+            [("specific.1!2", "specific.1!"), ("a!b!c", "a!"), ("general", "general"), ("!", "!"), ("", "")]
+        {
+            assert_eq!(non_local(channel), process);
+        }
+    }
+
+    #[test]
+    fn inbox_and_members_of_a_node_are_on_the_host_of_their_groups() {
+        for hosts in 1..=5 {
+            for host in 0..hosts {
+                let node = Node::new(host, hosts, random());
+                assert_eq!(host_index(node.channel().as_bytes(), hosts), host);
+                for group in ["g", "chat_lobby", &"a".repeat(99)] {
+                    let member = node.member(group);
+                    assert_eq!(host_index(member.as_bytes(), hosts), host, "{member}");
+                    assert_eq!((non_local(&member), node_of(&member)), (&*node.channel(), Some(&*node.id)));
+                    assert!(member.len() < 100 && member == node.member(group), "{member}");
+                }
+                assert_ne!(node.member("g"), node.member("h"));
+            }
+        }
+    }
+
+    #[test]
+    fn channels_of_python_are_no_nodes() {
+        for channel in ["specific.11!22", "general", "specific.11", "other.11!anteroom.22", ""] {
+            assert_eq!(node_of(channel), None, "{channel}");
+        }
+    }
+}
