@@ -86,6 +86,12 @@ pub(super) struct LayerTable {
     pub(super) prefix: Option<At<String>>,
     pub(super) symmetric_encryption_keys: Option<At<Vec<At<SecretText>>>>,
     pub(super) serializer_format: Option<At<SerializerFormat>>,
+    pub(super) expiry: Option<At<Duration>>,
+    pub(super) group_expiry: Option<At<Duration>>,
+    pub(super) capacity: Option<At<u64>>,
+    /// In their order.
+    pub(super) channel_capacity: Option<At<Vec<CapacityEntry>>>,
+    pub(super) random_prefix_length: Option<At<u64>>,
     /// The keys that are there, whether or not their values are right.
     pub(super) keys: Vec<At<String>>,
 }
@@ -123,6 +129,13 @@ pub(super) struct UpstreamTlsTable {
     pub(super) ca: Option<At<String>>,
     pub(super) server_name: Option<At<String>>,
     pub(super) verify: Option<At<bool>>,
+}
+
+/// An entry of `channel_capacity`.
+#[derive(Debug)]
+pub(super) struct CapacityEntry {
+    pub(super) pattern: At<String>,
+    pub(super) capacity: u64,
 }
 
 /// The keys that `[defaults]` and `[[route]]` share.
@@ -202,6 +215,7 @@ pub(super) struct EventTable {
 pub(super) enum Backend {
     Memory,
     PubSub,
+    Core,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -267,12 +281,17 @@ pub(super) const TRUSTED_HEADERS: Words<ForwardedHeaders> = Words {
 };
 
 pub(super) const BACKENDS: Words<Backend> = Words {
-    now: &[("memory", Backend::Memory), ("channels_redis.pubsub", Backend::PubSub)],
+    now: &[
+        ("memory", Backend::Memory),
+        ("channels_redis.core", Backend::Core),
+        ("channels_redis.pubsub", Backend::PubSub),
+    ],
     aliases: &[
         ("channels.layers.InMemoryChannelLayer", Backend::Memory),
+        ("channels_redis.core.RedisChannelLayer", Backend::Core),
         ("channels_redis.pubsub.RedisPubSubChannelLayer", Backend::PubSub),
     ],
-    later: &["channels_redis.core", "channels_redis.core.RedisChannelLayer"],
+    later: &[],
 };
 
 pub(super) const SERIALIZER_FORMATS: Words<SerializerFormat> = Words {
@@ -356,21 +375,24 @@ const TLS: Kind = Kind {
 
 const TRUST: Kind = Kind { name: "[trust]", keys: &["proxies", "headers"], later: &[], foreign: &[] };
 
-const OF_CORE: &str =
-    "it belongs to `channels_redis.core`; pub/sub stores no messages and has nothing to limit";
-
 const LAYER: Kind = Kind {
     name: "[layer]",
-    keys: &["backend", "hosts", "prefix", "symmetric_encryption_keys", "serializer_format"],
+    keys: &[
+        "backend",
+        "hosts",
+        "prefix",
+        "symmetric_encryption_keys",
+        "serializer_format",
+        "expiry",
+        "group_expiry",
+        "capacity",
+        "channel_capacity",
+        "random_prefix_length",
+    ],
     later: &[],
     foreign: &[
-        ("BACKEND", "write it in lower case: `backend = \"channels_redis.pubsub\"`"),
+        ("BACKEND", "write it in lower case: `backend = \"channels_redis.core\"`"),
         ("CONFIG", "write the settings of `CONFIG` directly into [layer]"),
-        ("capacity", OF_CORE),
-        ("channel_capacity", OF_CORE),
-        ("expiry", OF_CORE),
-        ("group_expiry", OF_CORE),
-        ("random_prefix_length", OF_CORE),
         ("on_disconnect", "it names Python code; the loss of Redis is in the log and in the metrics"),
         ("on_reconnect", "it names Python code; the return of Redis is in the log and in the metrics"),
     ],
@@ -683,6 +705,11 @@ fn layer(table: &Table<'_>) -> LayerTable {
         symmetric_encryption_keys: table
             .list("symmetric_encryption_keys", |value| table.secret("symmetric_encryption_keys", value)),
         serializer_format: table.word("serializer_format", &SERIALIZER_FORMATS),
+        expiry: table.seconds("expiry", 1..=DAY),
+        group_expiry: table.seconds("group_expiry", 10..=366 * DAY),
+        capacity: table.count("capacity", CAPACITIES),
+        channel_capacity: channel_capacity(table),
+        random_prefix_length: table.count("random_prefix_length", 0..=255),
         keys: table.keys(),
     }
 }
@@ -737,6 +764,34 @@ fn upstream(name: At<String>, table: &Table<'_>) -> UpstreamTable {
         health,
         tls,
     }
+}
+
+/// In seconds.
+const DAY: u64 = 86_400;
+/// With no room for any message nothing would arrive.
+const CAPACITIES: RangeInclusive<u64> = 1..=1_000_000;
+
+fn channel_capacity(layer: &Table<'_>) -> Option<At<Vec<CapacityEntry>>> {
+    let at = layer.any_table("channel_capacity")?;
+    let mut capacities = Vec::new();
+    for (key, value) in in_file_order(at.value) {
+        // Without quotes, `http.request` is a table `request` in a table `http`.
+        if let DeValue::Table(inner) = value.get_ref()
+            && let Some((inner_key, _)) = inner.iter().next()
+        {
+            let (outer, inner) = (key.get_ref(), inner_key.get_ref());
+            let message = format!("the channel `{outer}.{inner}` stands without quotes");
+            let help = format!("write `\"{outer}.{inner}\" = 200`");
+            let span = key.span().start..inner_key.span().end.max(key.span().end);
+            layer.findings.push(Diagnostic::new(Code::WrongType, span, message).help(help));
+            continue;
+        }
+        if let Some(capacity) = layer.count_in(key.get_ref(), value, &CAPACITIES) {
+            let pattern = At { value: key.get_ref().to_string(), span: key.span() };
+            capacities.push(CapacityEntry { pattern, capacity: capacity.value });
+        }
+    }
+    Some(At { value: capacities, span: at.span })
 }
 
 const HOUR: Duration = Duration::from_hours(1);

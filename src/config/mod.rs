@@ -15,7 +15,9 @@ use std::net::SocketAddr;
 use std::num::NonZeroUsize;
 
 use crate::channel_layer;
-use crate::channel_layer::{PubSubConfig, RedisUrl, Secret, Serializer, SerializerFormat};
+use crate::channel_layer::{
+    Capacities, ChannelPattern, CoreConfig, PubSubConfig, RedisUrl, Secret, Serializer, SerializerFormat,
+};
 use crate::files::Files;
 use crate::handler::{Respond, Room};
 use crate::listener::{Address, Certificate, ClientAuth, ProxyProtocol};
@@ -227,6 +229,27 @@ pub enum LayerConfig {
         /// How messages are written.
         serializer_format: SerializerFormat,
     },
+    /// `channels_redis.core`.
+    Core {
+        /// The servers, at least one. Their order decides which group is where.
+        hosts: Vec<RedisUrl>,
+        /// What stands in front of every Redis key.
+        prefix: String,
+        /// The first encrypts, any decrypts; none for messages in clear.
+        symmetric_encryption_keys: Vec<Secret>,
+        /// How messages are written.
+        serializer_format: SerializerFormat,
+        /// How long a message may wait, in whole seconds.
+        expiry: Duration,
+        /// How long a membership lasts that is not renewed, in whole seconds.
+        group_expiry: Duration,
+        /// How many messages may wait for a process.
+        capacity: u64,
+        /// The same for channels that a pattern matches; the first that does counts.
+        channel_capacity: Vec<(ChannelPattern, u64)>,
+        /// How many random bytes stand in front of a message.
+        random_prefix_length: usize,
+    },
 }
 
 impl LayerConfig {
@@ -242,6 +265,26 @@ impl LayerConfig {
                     ..PubSubConfig::default()
                 })
             }
+            Self::Core {
+                hosts,
+                prefix,
+                symmetric_encryption_keys,
+                serializer_format,
+                expiry,
+                group_expiry,
+                capacity,
+                channel_capacity,
+                random_prefix_length,
+            } => channel_layer::LayerConfig::Core(CoreConfig {
+                hosts: hosts.clone(),
+                prefix: prefix.clone(),
+                serializer: Serializer::new(*serializer_format, symmetric_encryption_keys),
+                expiry: expiry.as_secs(),
+                group_expiry: group_expiry.as_secs(),
+                capacities: Capacities::new(*capacity, channel_capacity.clone()),
+                random_prefix_length: *random_prefix_length,
+                ..CoreConfig::default()
+            }),
         }
     }
 }

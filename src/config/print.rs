@@ -5,6 +5,7 @@ use std::fmt::Write as _;
 
 use http::{HeaderMap, header};
 
+use crate::channel_layer::{ChannelPattern, RedisUrl, Secret, SerializerFormat};
 use crate::config::file::{
     CLIENT_AUTH, COMPRESSIONS, ClientAuthWord, FORMATS, LOG_FORMATS, LOG_LEVELS, NO_ORIGIN, OVER_RATE,
     PROXY_PROTOCOL, QUEUE_FULL, SERIALIZER_FORMATS, TRACEPARENTS, TRUSTED_HEADERS,
@@ -108,10 +109,30 @@ impl Printer {
             LayerConfig::Memory => self.line("backend", &quoted("memory")),
             LayerConfig::PubSub { hosts, prefix, symmetric_encryption_keys, serializer_format } => {
                 self.line("backend", &quoted("channels_redis.pubsub"));
-                self.line("hosts", &list(hosts));
-                self.line("prefix", &quoted(prefix));
-                self.line("symmetric_encryption_keys", &list(symmetric_encryption_keys));
-                self.line("serializer_format", &quoted(SERIALIZER_FORMATS.word(*serializer_format)));
+                self.redis(hosts, prefix, symmetric_encryption_keys, *serializer_format);
+            }
+            LayerConfig::Core {
+                hosts,
+                prefix,
+                symmetric_encryption_keys,
+                serializer_format,
+                expiry,
+                group_expiry,
+                capacity,
+                channel_capacity,
+                random_prefix_length,
+            } => {
+                self.line("backend", &quoted("channels_redis.core"));
+                self.redis(hosts, prefix, symmetric_encryption_keys, *serializer_format);
+                self.line("expiry", &quoted(&format_duration(*expiry)));
+                self.line("group_expiry", &quoted(&format_duration(*group_expiry)));
+                self.line("capacity", &capacity.to_string());
+                let entry = |(pattern, capacity): &(ChannelPattern, u64)| {
+                    (quoted(pattern.as_str()), capacity.to_string())
+                };
+                let capacities: Vec<_> = channel_capacity.iter().map(entry).collect();
+                self.line("channel_capacity", &table(&capacities));
+                self.line("random_prefix_length", &random_prefix_length.to_string());
             }
         }
     }
@@ -158,6 +179,14 @@ impl Printer {
             entries.extend(tls.server_name.as_ref().map(|name| ("server_name", quoted(name))));
             self.line("tls", &table(&entries));
         }
+    }
+
+    /// What both layers on Redis have.
+    fn redis(&mut self, hosts: &[RedisUrl], prefix: &str, keys: &[Secret], format: SerializerFormat) {
+        self.line("hosts", &list(hosts));
+        self.line("prefix", &quoted(prefix));
+        self.line("symmetric_encryption_keys", &list(keys));
+        self.line("serializer_format", &quoted(SERIALIZER_FORMATS.word(format)));
     }
 
     fn route(&mut self, route: &RouteConfig) {

@@ -163,7 +163,16 @@ impl<'a> Table<'a> {
     }
 
     pub(super) fn count(&self, key: &str, range: RangeInclusive<u64>) -> Option<At<u64>> {
-        let value = self.get(key)?;
+        self.count_in(key, self.get(key)?, &range)
+    }
+
+    /// A number that stands under a key of this table or of one in it.
+    pub(super) fn count_in(
+        &self,
+        key: &str,
+        value: &Spanned<DeValue<'_>>,
+        range: &RangeInclusive<u64>,
+    ) -> Option<At<u64>> {
         let DeValue::Integer(number) = value.get_ref() else {
             self.wrong(key, value, "a whole number", None);
             return None;
@@ -182,6 +191,22 @@ impl<'a> Table<'a> {
         if !range.contains(&at.value) {
             let (min, max) = (format_duration(*range.start()), format_duration(*range.end()));
             self.out_of_range(key, at.span, &format_duration(at.value), &min, &max);
+            return None;
+        }
+        Some(at)
+    }
+
+    /// A duration in whole seconds. A number without a unit is understood: Django's settings have none.
+    pub(super) fn seconds(&self, key: &str, range: RangeInclusive<u64>) -> Option<At<Duration>> {
+        if matches!(self.get(key)?.get_ref(), DeValue::Integer(_)) {
+            let At { value, span } = self.count(key, range)?;
+            return Some(At { value: Duration::from_secs(value), span });
+        }
+        let (min, max) = range.into_inner();
+        let at = self.duration(key, Duration::from_secs(min)..=Duration::from_secs(max))?;
+        if at.value.subsec_nanos() != 0 {
+            let message = format!("`{key}` is {}, and Redis counts whole seconds", format_duration(at.value));
+            self.findings.push(Diagnostic::new(Code::Quantity, at.span, message));
             return None;
         }
         Some(at)

@@ -1,9 +1,11 @@
 //! The rules of `[trust]` and `[layer]`.
 
-use crate::channel_layer::{InvalidRedisUrl, RedisUrl, Secret, SerializerFormat};
+use core::time::Duration;
+
+use crate::channel_layer::{ChannelPattern, InvalidRedisUrl, RedisUrl, Secret, SerializerFormat};
 use crate::config::compile::{Compiler, all, items, value};
 use crate::config::diagnostic::{Code, Diagnostic, Span};
-use crate::config::file::{Backend, LayerTable, ListenerTable, TrustTable};
+use crate::config::file::{BACKENDS, Backend, CapacityEntry, LayerTable, ListenerTable, TrustTable};
 use crate::config::table::{At, HostEntry, SecretText};
 use crate::config::{LayerConfig, SecretSource, TrustConfig};
 use crate::listener::ProxyProtocol;
@@ -45,19 +47,23 @@ impl Compiler<'_> {
 
     pub(super) fn layer(&self, table: &LayerTable) -> Option<LayerConfig> {
         let backend = value(table.backend.as_ref()).unwrap_or(Backend::Memory);
+        // With a wrong backend it is not known which keys it could use.
+        let known = table.backend.is_some() || !table.keys.iter().any(|key| key.value == "backend");
+        for key in table.keys.iter().filter(|key| known && !is_used(backend, &key.value)) {
+            let message =
+                format!("`{}` has no use with `backend = \"{}\"`", key.value, BACKENDS.word(backend));
+            let diagnostic = Diagnostic::new(Code::UnusableKey, key.span.clone(), message);
+            self.push(match (&table.backend, backend) {
+                (Some(at), Backend::PubSub) => diagnostic
+                    .with(at.span.clone(), "the backend")
+                    .help("it belongs to `channels_redis.core`; pub/sub stores no messages and has nothing to limit"),
+                (Some(at), _) => diagnostic.with(at.span.clone(), "the backend"),
+                (None, _) => diagnostic.help(
+                    "add `backend = \"channels_redis.core\"`, or `.pubsub`: without it the layer is in memory",
+                ),
+            });
+        }
         if backend == Backend::Memory {
-            // With a wrong backend it is not known which keys it could use.
-            let known = table.backend.is_some() || !table.keys.iter().any(|key| key.value == "backend");
-            let of_pubsub = ["hosts", "prefix", "symmetric_encryption_keys", "serializer_format"];
-            for key in table.keys.iter().filter(|key| known && of_pubsub.contains(&key.value.as_str())) {
-                let message = format!("`{}` has no use with `backend = \"memory\"`", key.value);
-                let diagnostic = Diagnostic::new(Code::UnusableKey, key.span.clone(), message);
-                self.push(match &table.backend {
-                    Some(at) => diagnostic.with(at.span.clone(), "the backend"),
-                    None => diagnostic
-                        .help("add `backend = \"channels_redis.pubsub\"`: without it the layer is in memory"),
-                });
-            }
             return Some(LayerConfig::Memory);
         }
         let hosts = match &table.hosts {
@@ -70,12 +76,40 @@ impl Compiler<'_> {
             None => Some(vec![RedisUrl::default()]),
         };
         let keys = all(items(table.symmetric_encryption_keys.as_ref()).map(|at| self.encryption_key(at)));
-        Some(LayerConfig::PubSub {
+        let prefix = table.prefix.as_ref().map_or_else(|| "asgi".to_owned(), |at| at.value.clone());
+        let serializer_format = value(table.serializer_format.as_ref()).unwrap_or(SerializerFormat::MsgPack);
+        if backend == Backend::PubSub {
+            return Some(LayerConfig::PubSub {
+                hosts: hosts?,
+                prefix,
+                symmetric_encryption_keys: keys?,
+                serializer_format,
+            });
+        }
+        let capacities = table.channel_capacity.as_ref().map_or(&[][..], |at| &at.value);
+        let capacity = |entry: &CapacityEntry| Some((self.channel_pattern(&entry.pattern)?, entry.capacity));
+        let channel_capacity = all(capacities.iter().map(capacity));
+        let random_prefix_length = value(table.random_prefix_length.as_ref()).unwrap_or(12);
+        Some(LayerConfig::Core {
             hosts: hosts?,
-            prefix: table.prefix.as_ref().map_or_else(|| "asgi".to_owned(), |at| at.value.clone()),
+            prefix,
             symmetric_encryption_keys: keys?,
-            serializer_format: value(table.serializer_format.as_ref()).unwrap_or(SerializerFormat::MsgPack),
+            serializer_format,
+            expiry: value(table.expiry.as_ref()).unwrap_or(Duration::from_mins(1)),
+            group_expiry: value(table.group_expiry.as_ref()).unwrap_or(Duration::from_hours(24)),
+            capacity: value(table.capacity.as_ref()).unwrap_or(100),
+            channel_capacity: channel_capacity?,
+            random_prefix_length: usize::try_from(random_prefix_length).unwrap_or(12),
         })
+    }
+
+    fn channel_pattern(&self, at: &At<String>) -> Option<ChannelPattern> {
+        let pattern = ChannelPattern::new(&at.value);
+        if pattern.is_none() {
+            let message = format!("a pattern of channels has at most {} bytes", ChannelPattern::LEN_MAX);
+            self.push(Diagnostic::new(Code::OutOfRange, at.span.clone(), message));
+        }
+        pattern
     }
 
     fn redis_host(&self, at: &At<HostEntry>) -> Option<RedisUrl> {
@@ -137,5 +171,16 @@ impl Compiler<'_> {
                 None
             }
         }
+    }
+}
+
+/// Whether a backend looks at a key. All look at `backend`, and what is no key at all has been reported.
+fn is_used(backend: Backend, key: &str) -> bool {
+    match key {
+        "hosts" | "prefix" | "symmetric_encryption_keys" | "serializer_format" => backend != Backend::Memory,
+        "expiry" | "group_expiry" | "capacity" | "channel_capacity" | "random_prefix_length" => {
+            backend == Backend::Core
+        }
+        _ => true,
     }
 }
