@@ -12,9 +12,9 @@ use crate::support::server::TestServer;
 use crate::support::wait_until;
 
 /// Within this time of the return of Redis rooms must work again.
-const RETURN_MAX: Duration = Duration::from_secs(10);
+pub(crate) const RETURN_MAX: Duration = Duration::from_secs(10);
 
-const ROUTES: &str = r#"
+pub(crate) const ROUTES: &str = r#"
 [[route]]
 name = "chat"
 re_path = '^chat/(?P<room_name>[A-Za-z0-9_-]{1,64})/$'
@@ -46,23 +46,23 @@ fn start(redis: &RedisServer, settings: &str) -> TestServer {
 /// A Django process on this Redis with more settings of `CONFIG`.
 fn django(redis: &RedisServer, mut settings: Value) -> Django {
     settings["hosts"] = json!([redis.url()]);
-    Django::start(&settings)
+    Django::start("pubsub", &settings)
 }
 
 /// A client in a room that has heard itself there.
-fn member(server: &TestServer, path: &str) -> Client {
+pub(crate) fn member(server: &TestServer, path: &str) -> Client {
     let mut client = server.connect(path);
     client.send_text(r#"{"message":"here I am"}"#);
     while client.next_text() != r#"{"message":"here I am"}"# {}
     client
 }
 
-fn chat(message: &str) -> Value {
+pub(crate) fn chat(message: &str) -> Value {
     json!({ "type": "chat.message", "message": message })
 }
 
 /// The `message` of the next frame.
-fn heard(client: &mut Client) -> Value {
+pub(crate) fn heard(client: &mut Client) -> Value {
     let text = client.next_text();
     let mut frame: Value = serde_json::from_str(&text).unwrap();
     assert!(frame.get("message").is_some(), "{text}");
@@ -70,7 +70,7 @@ fn heard(client: &mut Client) -> Value {
 }
 
 /// Waits until `/readyz` says so.
-fn wait_ready(server: &TestServer, ready: bool) {
+pub(crate) fn wait_ready(server: &TestServer, ready: bool) {
     let status = if ready { 200 } else { 503 };
     wait_until(&format!("/readyz answers {status}"), || server.admin("/readyz").status == status);
     let page: Value = serde_json::from_str(&server.admin("/readyz").body).unwrap();
@@ -78,7 +78,7 @@ fn wait_ready(server: &TestServer, ready: bool) {
 }
 
 /// Sends until something comes back; everything else that comes is passed over.
-fn works_within(client: &mut Client, time: Duration) {
+pub(crate) fn works_within(client: &mut Client, time: Duration) {
     let deadline = Instant::now() + time;
     for attempt in 0.. {
         assert!(Instant::now() < deadline, "the room does not work again within {time:?}");
@@ -94,7 +94,7 @@ fn works_within(client: &mut Client, time: Duration) {
 }
 
 /// Takes what has come until nothing does for a while.
-fn quiet(client: &mut Client) {
+pub(crate) fn quiet(client: &mut Client) {
     while !client.is_silent_for(Duration::from_millis(300)) {
         client.next();
     }

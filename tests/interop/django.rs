@@ -23,10 +23,10 @@ pub struct Django {
 }
 
 impl Django {
-    /// Starts with the settings of `CONFIG`.
-    pub fn start(config: &Value) -> Self {
+    /// Starts with a layer, `pubsub` or `core`, and the settings of `CONFIG`.
+    pub fn start(layer: &str, config: &Value) -> Self {
         let mut command = Command::new(installed("channels/bin/python"));
-        command.arg(script("python/layer.py")).arg(config.to_string());
+        command.arg(script("python/layer.py")).arg(layer).arg(config.to_string());
         command.stdin(Stdio::piped()).stdout(Stdio::piped());
         let mut process = Process::spawn(&mut command);
         let stdout = BufReader::new(process.child().stdout.take().unwrap());
@@ -48,6 +48,26 @@ impl Django {
     /// Takes part in a group as a consumer.
     pub fn join(&mut self, group: &str) {
         self.call(&json!(["join", group]));
+    }
+
+    /// `channel_layer.send(channel, message)`.
+    pub fn send(&mut self, channel: &str, message: &Value) {
+        self.call(&json!(["send", channel, message]));
+    }
+
+    /// Puts a channel into a group for which nobody receives.
+    pub fn group_add(&mut self, group: &str, channel: &str) {
+        self.call(&json!(["group_add", group, channel]));
+    }
+
+    /// Receives for such a channel.
+    pub fn listen(&mut self, channel: &str) {
+        self.call(&json!(["listen", channel]));
+    }
+
+    /// Whether nothing comes for a while.
+    pub fn is_silent_for(&mut self, time: Duration) -> bool {
+        self.received.is_empty() && self.lines.recv_timeout(time).is_err()
     }
 
     /// Publishes bytes on a Redis channel.

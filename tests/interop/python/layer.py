@@ -1,6 +1,6 @@
-"""The pub/sub layer of channels_redis, as a Django process uses it, driven by lines of JSON.
+"""A layer of channels_redis, as a Django process uses it, driven by lines of JSON.
 
-The settings of CONFIG are the first argument. Each line of the input is a call, each line of the output its
+The first argument is the layer, "pubsub" or "core", the second are the settings of CONFIG. Each line of the input is a call, each line of the output its
 result or a message that a group has received. Bytes are {"__bytes__": base64}.
 """
 
@@ -9,11 +9,13 @@ import base64
 import json
 import sys
 
+from channels_redis.core import RedisChannelLayer
 from channels_redis.pubsub import RedisPubSubChannelLayer
 from redis.asyncio import Redis
 
-CONFIG = json.loads(sys.argv[1])
-LAYER = RedisPubSubChannelLayer(**CONFIG)
+KIND = sys.argv[1]
+CONFIG = json.loads(sys.argv[2])
+LAYER = {"pubsub": RedisPubSubChannelLayer, "core": RedisChannelLayer}[KIND](**CONFIG)
 REDIS = Redis.from_url(CONFIG["hosts"][0])
 
 
@@ -38,6 +40,10 @@ async def receive(channel):
 
 
 async def join(group):
+    if KIND == "core":
+        channel = await LAYER.new_channel()
+        await LAYER.group_add(group, channel)
+        return asyncio.create_task(receive(channel))
     name = f"{CONFIG.get('prefix', 'asgi')}__group__{group}"
 
     async def subscribers():
@@ -57,7 +63,24 @@ async def publish(channel, payload):
     return await REDIS.publish(channel, payload)
 
 
-CALLS = {"join": join, "group_send": LAYER.group_send, "publish": publish}
+async def group_add(group, channel):
+    """A consumer that takes nothing yet: what is sent to it waits."""
+    await LAYER.group_add(group, f"specific.{LAYER.client_prefix}!{channel}")
+
+
+async def listen(channel):
+    """It begins to take what has waited."""
+    return asyncio.create_task(receive(f"specific.{LAYER.client_prefix}!{channel}"))
+
+
+CALLS = {
+    "join": join,
+    "group_send": LAYER.group_send,
+    "publish": publish,
+    "send": LAYER.send,
+    "group_add": group_add,
+    "listen": listen,
+}
 
 
 async def main():
