@@ -315,7 +315,7 @@ impl Host {
                 shard = self.index,
                 redis = %self.url,
                 seconds,
-                "the channel layer is up again, what was sent meanwhile is missed",
+                "the channel layer is up again, what was sent meanwhile may be missed",
             );
         } else {
             info!(shard = self.index, redis = %self.url, "the channel layer is up");
