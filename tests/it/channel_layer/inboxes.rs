@@ -109,6 +109,24 @@ async fn a_node_is_one_member_of_a_group_as_long_as_it_has_workers_there() {
 }
 
 #[tokio::test]
+async fn a_membership_outlives_its_expiry_for_it_is_renewed() {
+    let server = RedisServer::start().await;
+    let mut redis = admin(&server).await;
+    let node = Node::start(LayerConfig::Core(CoreConfig { group_expiry: 4, ..core(&server) })).await;
+    node.join(0, &group("room")).await;
+    let name = member(&mut redis).await;
+    let since = Instant::now();
+    while since.elapsed() < Duration::from_secs(6) {
+        let score: f64 = ask(&mut redis, &format!("ZSCORE {GROUP} {name}")).await;
+        assert!(now() - score < 3.0, "well before Python takes it for too old");
+        time::sleep(Duration::from_millis(200)).await;
+    }
+    let refused = [("op", "refresh"), ("result", "error")];
+    assert_eq!(node.metric("anteroom_layer_operations_total", &refused), 0);
+    node.stop().await;
+}
+
+#[tokio::test]
 async fn nothing_of_a_node_is_left_when_it_has_ended() {
     let server = RedisServer::start().await;
     let mut redis = admin(&server).await;
