@@ -21,6 +21,7 @@ mod core;
 mod django;
 mod fronts;
 mod haproxy;
+mod migration;
 mod nginx;
 #[path = "../support/mod.rs"]
 mod support;

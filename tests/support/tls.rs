@@ -92,17 +92,17 @@ impl Authority {
 
     /// A client that trusts this authority, and offers HTTP/1.1.
     pub fn client(&self) -> TlsClient {
-        TlsClient::new(self, aws_lc_rs::default_provider(), ALL_VERSIONS, None)
+        TlsClient::new(&self.cert, aws_lc_rs::default_provider(), ALL_VERSIONS, None)
     }
 
     /// The same without TLS 1.3.
     pub fn client_of_1_2(&self) -> TlsClient {
-        TlsClient::new(self, aws_lc_rs::default_provider(), &[&TLS12], None)
+        TlsClient::new(&self.cert, aws_lc_rs::default_provider(), &[&TLS12], None)
     }
 
     /// A client that shows this certificate.
     pub fn client_as(&self, identity: &Issued) -> TlsClient {
-        TlsClient::new(self, aws_lc_rs::default_provider(), ALL_VERSIONS, Some(identity))
+        TlsClient::new(&self.cert, aws_lc_rs::default_provider(), ALL_VERSIONS, Some(identity))
     }
 
     /// A client that only takes certificates with RSA keys.
@@ -114,7 +114,7 @@ impl Authority {
         let mapping: Vec<_> = all.mapping.iter().copied().filter(|(scheme, _)| is_rsa(*scheme)).collect();
         provider.signature_verification_algorithms =
             WebPkiSupportedAlgorithms { all: all.all, mapping: Box::leak(mapping.into_boxed_slice()) };
-        TlsClient::new(self, provider, ALL_VERSIONS, None)
+        TlsClient::new(&self.cert, provider, ALL_VERSIONS, None)
     }
 }
 
@@ -123,14 +123,19 @@ impl Authority {
 pub struct TlsClient(Arc<ClientConfig>);
 
 impl TlsClient {
+    /// A client that trusts this certificate, in PEM, and offers HTTP/1.1.
+    pub fn trusting(cert: &str) -> Self {
+        Self::new(cert, aws_lc_rs::default_provider(), ALL_VERSIONS, None)
+    }
+
     fn new(
-        authority: &Authority,
+        authority: &str,
         provider: CryptoProvider,
         versions: &[&'static SupportedProtocolVersion],
         identity: Option<&Issued>,
     ) -> Self {
         let mut roots = RootCertStore::empty();
-        roots.add(CertificateDer::from_pem_slice(authority.cert.as_bytes()).unwrap()).unwrap();
+        roots.add(CertificateDer::from_pem_slice(authority.as_bytes()).unwrap()).unwrap();
         let config = ClientConfig::builder_with_provider(Arc::new(provider))
             .with_protocol_versions(versions)
             .unwrap()
