@@ -130,7 +130,8 @@ async fn serve(shared: Rc<Shared>, worker: Rc<Worker>, stream: Stream, conn: Rc<
             .keep_alive_interval(PING_EVERY)
             .keep_alive_timeout(PING_TIMEOUT)
             .serve_connection(io, service);
-        run(http, &pace, &ending).await
+        // Each connection has room for the largest of these; this one is larger by far.
+        Box::pin(run(http, &pace, &ending)).await
     } else {
         let mut builder = http1::Builder::new();
         builder
@@ -295,11 +296,13 @@ impl Visit<'_> {
                 }
             }
             (TargetKind::Proxy(proxy), Some(handshake)) => {
-                self.open_tunnel(proxy, &admitted, &handshake, upgrade).await
+                // Boxed, as are those below: connections become sockets for the most part, and the room for
+                // what else they might do would be taken all the same.
+                Box::pin(self.open_tunnel(proxy, &admitted, &handshake, upgrade)).await
             }
-            (TargetKind::Proxy(proxy), None) => self.pass_on(proxy, &admitted, body).await,
+            (TargetKind::Proxy(proxy), None) => Box::pin(self.pass_on(proxy, &admitted, body)).await,
             (TargetKind::Static(files), _) => {
-                let answer = self.file(files, &admitted.scope).await;
+                let answer = Box::pin(self.file(files, &admitted.scope)).await;
                 target.metrics.answered(answer.status(), self.started_at.elapsed());
                 answer
             }
