@@ -1,7 +1,9 @@
 //! The bodies of requests and answers.
 
+use std::cell::RefCell;
 use std::fmt;
 use std::pin::Pin;
+use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -28,7 +30,13 @@ pub(super) struct Body {
     kind: Kind,
     /// The connection is not idle while this is sent.
     in_flight: Option<InFlight>,
+    /// What is answered. A stream of HTTP/2 whose body is dropped before all of it came is cancelled, and the answer
+    /// with it, unless that has gone out before.
+    request: Option<SharedBody>,
 }
+
+/// The body of a request, for who reads it and for who answers.
+pub(super) type SharedBody<B = Incoming> = Rc<RefCell<B>>;
 
 enum Kind {
     Full(Full<Bytes>),
@@ -37,8 +45,9 @@ enum Kind {
 }
 
 impl Body {
-    pub(super) fn held(mut self, in_flight: InFlight) -> Self {
+    pub(super) fn held(mut self, in_flight: InFlight, request: SharedBody) -> Self {
         self.in_flight = Some(in_flight);
+        self.request = Some(request);
         self
     }
 }
@@ -51,19 +60,19 @@ impl Default for Body {
 
 impl From<Bytes> for Body {
     fn from(bytes: Bytes) -> Self {
-        Self { kind: Kind::Full(Full::new(bytes)), in_flight: None }
+        Self { kind: Kind::Full(Full::new(bytes)), in_flight: None, request: None }
     }
 }
 
 impl From<AnswerBody<RequestBody>> for Body {
     fn from(body: AnswerBody<RequestBody>) -> Self {
-        Self { kind: Kind::Upstream(body), in_flight: None }
+        Self { kind: Kind::Upstream(body), in_flight: None, request: None }
     }
 }
 
 impl From<FileBody> for Body {
     fn from(body: FileBody) -> Self {
-        Self { kind: Kind::File(body), in_flight: None }
+        Self { kind: Kind::File(body), in_flight: None, request: None }
     }
 }
 
@@ -101,7 +110,7 @@ impl http_body::Body for Body {
 
 /// The body of a request, with an end to its length and to the patience with its client.
 pub(super) struct RequestBody<B = Incoming> {
-    body: B,
+    body: SharedBody<B>,
     bytes: u64,
     bytes_max: u64,
     /// Waited so far, without the wait that goes on.
@@ -124,7 +133,7 @@ pub(super) enum BodyError {
 }
 
 impl<B> RequestBody<B> {
-    pub(super) fn new(body: B, bytes_max: u64) -> Self {
+    pub(super) fn new(body: SharedBody<B>, bytes_max: u64) -> Self {
         Self { body, bytes: 0, bytes_max, waited: Duration::ZERO, waiting: None }
     }
 
@@ -154,7 +163,8 @@ impl<B: http_body::Body<Data = Bytes> + Unpin> http_body::Body for RequestBody<B
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        let Poll::Ready(frame) = Pin::new(&mut self.body).poll_frame(context) else {
+        let polled = Pin::new(&mut *self.body.borrow_mut()).poll_frame(context);
+        let Poll::Ready(frame) = polled else {
             return Poll::Ready(Some(Err(ready!(self.poll_patience(context)))));
         };
         if let Some((since, _)) = self.waiting.take() {
@@ -172,11 +182,11 @@ impl<B: http_body::Body<Data = Bytes> + Unpin> http_body::Body for RequestBody<B
     }
 
     fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
+        self.body.borrow().is_end_stream()
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
+        self.body.borrow().size_hint()
     }
 }
 
@@ -217,7 +227,7 @@ mod tests {
 
     async fn collect(pieces: impl IntoIterator<Item = (u64, Option<usize>)>) -> Result<usize, BodyError> {
         let pieces = pieces.into_iter().map(|(pause_s, len)| (Duration::from_secs(pause_s), len));
-        let body = RequestBody::new(Paced(pieces.collect(), None), 100_000);
+        let body = RequestBody::new(Rc::new(RefCell::new(Paced(pieces.collect(), None))), 100_000);
         body.collect().await.map(|body| body.to_bytes().len())
     }
 
@@ -236,7 +246,8 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_client_is_not_waited_for_while_nobody_asks_for_its_body() {
-        let mut body = RequestBody::new(Paced([(Duration::ZERO, Some(1)); 3].into(), None), 10);
+        let paced = Paced([(Duration::ZERO, Some(1)); 3].into(), None);
+        let mut body = RequestBody::new(Rc::new(RefCell::new(paced)), 10);
         for _ in 0..3 {
             time::advance(Duration::from_mins(1)).await;
             assert!(body.frame().await.unwrap().is_ok());

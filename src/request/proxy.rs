@@ -8,7 +8,6 @@ use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use http::header::{CONNECTION, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY, UPGRADE};
 use http::{HeaderValue, Method, Response, StatusCode, Version};
-use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 use tokio::time::Instant;
@@ -47,12 +46,7 @@ enum Switched {
 
 impl Visit<'_> {
     /// The file that is there for a plain request, or else the answer of the application.
-    pub(super) async fn pass_on(
-        &self,
-        proxy: &Proxy,
-        admitted: &Admitted<'_, Target>,
-        body: Incoming,
-    ) -> Answer {
+    pub(super) async fn pass_on(&self, proxy: &Proxy, admitted: &Admitted<'_, Target>) -> Answer {
         let metrics = &admitted.target.metrics;
         let reads = self.head.method == Method::GET || self.head.method == Method::HEAD;
         let found = match &proxy.try_files {
@@ -63,7 +57,7 @@ impl Visit<'_> {
             Ok(Found::Answer(answer)) => answer.map(Body::from),
             Err(answer) => answer,
             Ok(Found::Nothing) => {
-                let body = RequestBody::new(body, proxy.body_bytes_max);
+                let body = RequestBody::new(Rc::clone(&self.body), proxy.body_bytes_max);
                 let host = host_header(admitted);
                 let facts = self.facts(proxy, admitted, &host);
                 let head = || request_head(self.head, &facts);

@@ -1,7 +1,8 @@
 //! One connection's requests: each is decided, then answered or made a socket.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::convert::Infallible;
+use std::future::poll_fn;
 use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -10,7 +11,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::request::Parts;
 use http::{HeaderValue, Method, Request, Response, StatusCode, Version, header};
-use hyper::body::Incoming;
+use hyper::body::{Body as _, Incoming};
 use hyper::ext::Protocol;
 use hyper::rt::Executor;
 use hyper::server::conn::{http1, http2};
@@ -25,7 +26,7 @@ use crate::files::{Files, Found};
 use crate::handler::Respond;
 use crate::listener::{Accepted, ConnInfo, GreetError, Stream};
 use crate::request::access_log::{AccessLog, Seen};
-use crate::request::body::{Body, BoxError, RequestBody};
+use crate::request::body::{Body, BoxError, RequestBody, SharedBody};
 use crate::request::pace::{Due, InFlight, Pace, Paced};
 use crate::request::{
     Admittance, Arrival, Limits, Live, Metrics, Rejection, RouteMetrics, Snapshot, TargetKind, admit,
@@ -37,6 +38,8 @@ use crate::websocket::Handshake;
 
 /// An idle connection that is to end has this long to take the last bytes.
 const GOODBYE_TIMEOUT: Duration = Duration::from_secs(5);
+/// For the rest of a body that is not wanted.
+const LINGER_TIMEOUT: Duration = Duration::from_secs(2);
 /// Headers that hyper reads without an allocation of its own.
 const HEADERS_INLINE_MAX: usize = 100;
 /// Requests and sockets at once on one connection of HTTP/2.
@@ -248,13 +251,29 @@ async fn answer(
         head: &head,
         started_at,
         in_flight: Cell::new(Some(in_flight)),
+        body: Rc::new(RefCell::new(body)),
     };
-    let answer = visit.answer(upgrade, body).await;
+    let answer = visit.answer(upgrade).await;
+    if Rc::strong_count(&visit.body) == 1 && !visit.body.borrow().is_end_stream() {
+        worker.spawn(linger(Rc::clone(&visit.body)));
+    }
     match visit.in_flight.take() {
-        Some(in_flight) => answer.map(|body| body.held(in_flight)),
+        Some(in_flight) => answer.map(|body| body.held(in_flight, Rc::clone(&visit.body))),
         // A socket has it.
         None => answer,
     }
+}
+
+/// Takes what a client still sends of a body that nobody wants: many read no answer before they have sent all, and
+/// would lose it to the end of the connection.
+async fn linger(body: SharedBody) {
+    let rest = async {
+        while let Some(Ok(_)) = poll_fn(|context| Pin::new(&mut *body.borrow_mut()).poll_frame(context)).await
+        {
+        }
+    };
+    // Whoever takes longer has had its chance.
+    time::timeout(LINGER_TIMEOUT, rest).await.unwrap_or_default();
 }
 
 /// One request on its way to an answer.
@@ -266,10 +285,11 @@ pub(super) struct Visit<'a> {
     pub(super) head: &'a Parts,
     pub(super) started_at: Instant,
     in_flight: Cell<Option<InFlight>>,
+    pub(super) body: SharedBody,
 }
 
 impl Visit<'_> {
-    async fn answer(&self, upgrade: OnUpgrade, body: Incoming) -> Answer {
+    async fn answer(&self, upgrade: OnUpgrade) -> Answer {
         let Self { shared, conn, head, .. } = self;
         let rules = &self.snapshot.rules;
         let arrival = Arrival {
@@ -300,7 +320,7 @@ impl Visit<'_> {
                 // what else they might do would be taken all the same.
                 Box::pin(self.open_tunnel(proxy, &admitted, &handshake, upgrade)).await
             }
-            (TargetKind::Proxy(proxy), None) => Box::pin(self.pass_on(proxy, &admitted, body)).await,
+            (TargetKind::Proxy(proxy), None) => Box::pin(self.pass_on(proxy, &admitted)).await,
             (TargetKind::Static(files), _) => {
                 let answer = Box::pin(self.file(files, &admitted.scope)).await;
                 target.metrics.answered(answer.status(), self.started_at.elapsed());

@@ -17,6 +17,7 @@
 mod autobahn;
 mod channels_redis;
 mod chromium;
+mod clients;
 mod core;
 mod django;
 mod fronts;

@@ -33,6 +33,11 @@ pub struct Element(String);
 
 impl Browser {
     pub fn start() -> Self {
+        Self::start_with(&[])
+    }
+
+    /// Starts with more arguments.
+    pub fn start_with(more: &[&str]) -> Self {
         let port = free_port();
         let profile = tempfile::tempdir().unwrap();
         let mut command = Command::new("/usr/bin/chromedriver");
@@ -44,30 +49,27 @@ impl Browser {
         let mut browser = Self { port, session: String::new(), _driver: driver, profile };
         let profile_argument =
             format!("--user-data-dir={}", browser.profile.path().join("profile").display());
-        let answer = browser.call(
-            "POST",
-            "",
-            &json!({ "capabilities": { "alwaysMatch": { "goog:chromeOptions": {
-                "binary": "/usr/bin/chromium",
-                "args": [
-                    "--headless",
-                    // The tests may run as root, where Chromium has no sandbox.
-                    "--no-sandbox",
-                    "--disable-gpu",
-                    "--disable-dev-shm-usage",
-                    "--disable-quic",
-                    "--no-first-run",
-                    "--disable-background-networking",
-                    "--disable-component-update",
-                    "--disable-sync",
-                    // Neither tab is to be slowed down for not being looked at.
-                    "--disable-background-timer-throttling",
-                    "--disable-backgrounding-occluded-windows",
-                    "--disable-renderer-backgrounding",
-                    profile_argument,
-                ],
-            } } } }),
-        );
+        let mut args = vec![
+            "--headless",
+            // The tests may run as root, where Chromium has no sandbox.
+            "--no-sandbox",
+            "--disable-gpu",
+            "--disable-dev-shm-usage",
+            "--disable-quic",
+            "--no-first-run",
+            "--disable-background-networking",
+            "--disable-component-update",
+            "--disable-sync",
+            // Neither tab is to be slowed down for not being looked at.
+            "--disable-background-timer-throttling",
+            "--disable-backgrounding-occluded-windows",
+            "--disable-renderer-backgrounding",
+            &profile_argument,
+        ];
+        args.extend(more);
+        let options = json!({ "binary": "/usr/bin/chromium", "args": args });
+        let capabilities = json!({ "alwaysMatch": { "goog:chromeOptions": options } });
+        let answer = browser.call("POST", "", &json!({ "capabilities": capabilities }));
         answer["sessionId"].as_str().unwrap().clone_into(&mut browser.session);
         browser
     }
