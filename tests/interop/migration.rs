@@ -392,6 +392,51 @@ async fn migration_chats_through_tunnels_in_step_1_and_in_a_room_in_step_2() {
 }
 
 #[tokio::test]
+async fn migration_goes_to_step_2_and_back_while_sockets_are_open() {
+    for asgi in [Asgi::Daphne, Asgi::Uvicorn] {
+        let site = Site::start(1, asgi).await;
+        let visit = site.visit(None);
+        let mut clients = vec![site.member()];
+        // Each change takes new sockets to the other side, and leaves the open ones where they are.
+        for (step, generation, in_room, in_tunnels) in [(2, 2.0, 1.0, 1.0), (1, 3.0, 1.0, 2.0)] {
+            site.server.write_config(&step_on_free_ports(step, site.app_port));
+            site.server.wait_metric("anteroom_config_generation", generation);
+            assert_eq!(site.server.metric("anteroom_config_restart_pending").to_string(), "0");
+            let mut new = site.member();
+            site.server.wait_metric("anteroom_websocket_connections{route=\"chat\"}", in_room);
+            site.server.wait_metric("anteroom_upstream_tunnels{upstream=\"django\"}", in_tunnels);
+            for client in &mut clients {
+                assert_eq!(heard(client), "here I am", "step {step} on {asgi:?}");
+            }
+            say(&mut clients[0], "from the oldest");
+            say_by_form(&site, &visit, "from Django");
+            say(&mut new, "from the newest");
+            clients.push(new);
+            for client in &mut clients {
+                // They come by different ways, so only that all of it comes is sure.
+                let mut all: Vec<_> = (0..3).map(|_| heard(client)).collect();
+                all.sort();
+                let truth = ["announcement: from Django", "from the newest", "from the oldest"];
+                assert_eq!(all, truth, "step {step} on {asgi:?}");
+            }
+        }
+        drop(clients);
+        site.stop();
+    }
+}
+
+/// Sends the form of the page.
+fn say_by_form(site: &Site, visit: &Visit, message: &str) {
+    let body = format!("csrfmiddlewaretoken={}&message={}", visit.token, message.replace(' ', "+"));
+    let headers = [
+        ("Cookie", visit.cookies.as_str()),
+        ("Origin", &site.origin()),
+        ("Content-Type", "application/x-www-form-urlencoded"),
+    ];
+    assert_eq!(site.send("POST", "/chat/lobby/announce/", &headers, body.as_bytes()).status, 302);
+}
+
+#[tokio::test]
 async fn migration_outlives_the_application_and_keeps_the_sockets_of_a_room() {
     for asgi in [Asgi::Daphne, Asgi::Uvicorn] {
         let mut site = Site::start(2, asgi).await;
