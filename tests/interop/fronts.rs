@@ -2,6 +2,7 @@
 //! holds behind all.
 
 use std::fs;
+use std::io::Write as _;
 use std::net::{SocketAddr, TcpStream};
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -20,6 +21,10 @@ use crate::tools::{Process, free_port};
 const CLIENT: &str = "127.0.0.7";
 /// The name that clients know the site by.
 const NAME: &str = "app.example";
+/// What a client would write who took itself for a proxy.
+const LIE: &str = "PROXY TCP4 6.6.6.6 192.0.2.1 56324 443\r\n";
+/// How many requests show that a connection is kept.
+const REQUESTS: u8 = 40;
 
 /// A proxy, and the server and the application behind it.
 struct Front {
@@ -161,6 +166,20 @@ fn everything_holds(front: Front) {
         assert!(!seen.head.contains("6.6.6.6"), "{}", seen.head);
     }
 
+    // Behind the proxy's own header, or where none is expected, it is no HTTP.
+    let lying = [LIE.as_bytes(), &handshake("/chat/", &[("Host", NAME)])].concat();
+    assert_eq!(Client::handshake_over(front.dial(), &lying).err().map(|refused| refused.status), Some(400));
+
+    // Connections to anteroom are kept, too. Checks of the proxy's are among those counted.
+    let accepted = "anteroom_tcp_connections_accepted_total{listener=\"public\"}";
+    let before = front.server.metric(accepted);
+    for _ in 0..REQUESTS {
+        let answer = exchange(&mut stream, &format!("GET /kept HTTP/1.1\r\nHost: {NAME}\r\n\r\n"));
+        assert_eq!(answer.status, 200);
+    }
+    let opened = front.server.metric(accepted) - before;
+    assert!(opened < f64::from(REQUESTS) / 4.0, "{opened} connections for {REQUESTS} requests");
+
     client.send_text("hi");
     assert_eq!(client.next_text(), format!("{CLIENT}: hi"));
     let mut server = front.server;
@@ -168,6 +187,23 @@ fn everything_holds(front: Front) {
     assert_eq!(client.next(), Frame::Close(1012, "restart".to_owned()));
     client.close(1012);
     assert!(server.wait_exit().success());
+}
+
+/// Where a PROXY header is required: who is not the proxy is turned away, and who comes through it cannot speak for it.
+fn only_the_proxy_is_served(front: &Front) {
+    let refused = "anteroom_tcp_connections_refused_total{listener=\"public\",reason=\"proxy_protocol\"}";
+    let tls = front.tls.as_ref().unwrap();
+    for (from, header) in [("127.0.0.1", ""), (CLIENT, ""), (CLIENT, LIE)] {
+        let before = front.server.metric(refused);
+        let mut stream = dial_from(from.parse().unwrap(), front.server.address());
+        stream.write_all(header.as_bytes()).unwrap();
+        assert!(tls.connect_over(stream, NAME).is_err(), "{from} {header}");
+        wait_until("the connection was refused", || before < front.server.metric(refused));
+    }
+    // Behind the proxy's own header it is a word in clear, where TLS should begin.
+    let answer = exchange(&mut dial_from(CLIENT.parse().unwrap(), front.address), LIE);
+    assert_eq!((answer.status, answer.body.as_str()), (400, "bad_request: this port speaks TLS\n"));
+    assert!(!front.server.log().contains("6.6.6.6"), "{}", front.server.log());
 }
 
 const READS_HTTP: Behind = Behind { listener: "", headers: "x-forwarded", tls: false };
@@ -252,7 +288,9 @@ fn everything_holds_behind_nginx_that_passes_on_bytes() {
             ("        server 127.0.0.1:8000;", format!("        server {server};")),
         ]
     };
-    everything_holds(Front::start(config, &PASSES_BYTES, places, |folder| nginx(folder, false)));
+    let front = Front::start(config, &PASSES_BYTES, places, |folder| nginx(folder, false));
+    only_the_proxy_is_served(&front);
+    everything_holds(front);
 }
 
 #[test]
@@ -280,7 +318,9 @@ fn everything_holds_behind_haproxy_that_passes_on_bytes() {
     let places = |listen: SocketAddr, server: SocketAddr, _: &Path| {
         vec![("bind :443\n", format!("bind {listen}\n")), ("127.0.0.1:8443 send", format!("{server} send"))]
     };
-    everything_holds(Front::start(config, &PASSES_BYTES, places, haproxy));
+    let front = Front::start(config, &PASSES_BYTES, places, haproxy);
+    only_the_proxy_is_served(&front);
+    everything_holds(front);
 }
 
 #[test]
