@@ -225,7 +225,11 @@ fn stamp(headers: &mut HeaderMap, sent: &HeaderMap, facts: &Facts<'_>) {
     let (scheme, default_port) = if facts.https { ("https", "443") } else { ("http", "80") };
     let host = facts.host.to_str().unwrap_or_default();
     let port = host.rsplit_once(':').map(|(_, port)| port).filter(|port| !port.ends_with(']'));
-    put(X_FORWARDED_PORT, port.unwrap_or(default_port));
+    // A proxy knows a port that the host leaves out because it is another's default.
+    let told =
+        only(sent, &X_FORWARDED_PORT).filter(|_| facts.chain_trusted).and_then(|told| told.to_str().ok());
+    let told = told.filter(|told| told.parse::<u16>().is_ok_and(|port| 0 < port) && !told.starts_with('+'));
+    put(X_FORWARDED_PORT, port.or(told).unwrap_or(default_port));
     put(FORWARDED, &forwarded(&chain, host, scheme));
     let id = sent.get(X_REQUEST_ID).filter(|_| facts.peer_trusted);
     match id.filter(|id| only(sent, &X_REQUEST_ID).is_some() && is_request_id(id)) {

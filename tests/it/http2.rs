@@ -41,6 +41,24 @@ subprotocols = ["chat"]
 max_message = "1KiB"
 
 [[route]]
+name = "watched"
+path = '/watched/'
+handler = "echo"
+ping = { every = "100ms", timeout = "300ms" }
+
+[[route]]
+name = "limited"
+path = '/limited/'
+handler = "echo"
+rate = { messages = 1, per = "1h", burst = 2 }
+
+[[route]]
+name = "old"
+path = '/old/'
+handler = "echo"
+max_age = "200ms"
+
+[[route]]
 name = "room"
 re_path = '^room/(?P<room_name>[a-z]+)/$'
 handler = "room"
@@ -255,6 +273,33 @@ async fn close_codes_are_those_of_http_1() {
         assert_eq!(socket.next().await, Frame::End, "{code}");
     }
     drop(send);
+    off_thread(move || server.stop()).await;
+}
+
+#[tokio::test]
+async fn pings_and_limits_of_a_socket_are_those_of_http_1() {
+    let (server, client) = start("");
+    let mut send = connect(&server, &client).await;
+    let mut watched = Socket::open(&mut send, "/watched/", &[]).await.unwrap();
+    for _ in 0..5 {
+        assert_eq!(watched.next().await, Frame::Ping(Vec::new()));
+        watched.send(0x8a, b"");
+    }
+    // Whoever answers no more is given up, though its connection lives.
+    assert_eq!(watched.next().await, Frame::Ping(Vec::new()));
+    assert_eq!(watched.next().await, Frame::Close(1001, "ping timeout".to_owned()));
+
+    let mut limited = Socket::open(&mut send, "/limited/", &[]).await.unwrap();
+    for _ in 0..3 {
+        limited.send(0x81, b"again");
+    }
+    assert_eq!((limited.next().await, limited.next().await), (text("again"), text("again")));
+    assert_eq!(limited.next().await, Frame::Close(1008, "rate".to_owned()));
+
+    let mut old = Socket::open(&mut send, "/old/", &[]).await.unwrap();
+    assert_eq!(old.next().await, Frame::Close(1012, "max age".to_owned()));
+    assert_eq!(get(&mut send, page("localhost")).await.0, StatusCode::OK);
+    drop((watched, limited, old, send));
     off_thread(move || server.stop()).await;
 }
 

@@ -147,6 +147,7 @@ fn an_application_hears_of_the_client_from_here_alone() {
             values.join(" | ")
         };
         let (proto, port) = if facts.https { ("https", "443") } else { ("http", "80") };
+        let port = if facts.chain_trusted { "1" } else { port };
         assert_eq!(seen("x-forwarded-for"), *chain);
         assert_eq!(seen("x-real-ip"), facts.client.ip().unwrap().to_string());
         assert_eq!(seen("x-forwarded-proto"), proto);
@@ -272,5 +273,27 @@ fn a_switch_is_to_the_websocket_that_was_asked_for() {
         let headers = head("/", &lines).headers;
         let checked = check_switch(&headers, &HeaderValue::from_static("right"), &["chat".to_owned()]);
         assert_eq!(checked.is_ok(), is_right, "{lines:?}");
+    }
+}
+
+#[test]
+fn the_port_is_that_of_the_host_or_what_a_trusted_proxy_says() {
+    let with_port = HeaderValue::from_static("example.com:8443");
+    let cases: &[(&HeaderValue, bool, Sent<'_>, &str)] = &[
+        // the host, whether the proxy is trusted, X-Forwarded-Port as sent; as seen
+        (&HOST_VALUE, false, &[], "80"),
+        (&HOST_VALUE, false, &[("x-forwarded-port", "8443")], "80"),
+        (&HOST_VALUE, true, &[("x-forwarded-port", "8443")], "8443"),
+        (&HOST_VALUE, true, &[("x-forwarded-port", "8443"), ("x-forwarded-port", "1")], "80"),
+        (&HOST_VALUE, true, &[("x-forwarded-port", "+8443")], "80"),
+        (&HOST_VALUE, true, &[("x-forwarded-port", "0")], "80"),
+        (&HOST_VALUE, true, &[("x-forwarded-port", "99999")], "80"),
+        (&with_port, true, &[("x-forwarded-port", "1")], "8443"),
+    ];
+    for (host, trusted, sent, seen) in cases {
+        let facts = Facts { host, peer_trusted: *trusted, chain_trusted: *trusted, ..direct() };
+        let headers = request_head(&head("/", sent), &facts).headers;
+        let ports: Vec<_> = headers.get_all(X_FORWARDED_PORT).into_iter().collect();
+        assert_eq!(ports, [seen], "{host:?} {sent:?}");
     }
 }
