@@ -137,8 +137,11 @@ fn curl_speaks_both_versions_and_is_told_what_is_wrong() {
         (&["--http2", &page], "the page\n\n2 200"),
         (&["--http2", "--tls-max", "1.2", &page], "the page\n\n2 200"),
         (&["--tlsv1.3", &page], "the page\n\n2 200"),
-        // Over HTTP/1.1 curl waits for a 100 first.
-        (&["--http1.1", "--data-binary", &upload, &app], "/app/up 5242880\n1.1 200"),
+        // Over HTTP/1.1 curl waits for a 100 first, here for as long as it may take in all.
+        (
+            &["--http1.1", "--expect100-timeout", "60", "--data-binary", &upload, &app],
+            "/app/up 5242880\n1.1 200",
+        ),
         (&["--http2", "--data-binary", &upload, &app], "/app/up 5242880\n2 200"),
         (&["--http1.1", "-H", "Transfer-Encoding: chunked", "-d", "abc", &app], "/app/up 3\n1.1 200"),
         (&["--http2", "-H", "Host: app.example", "-o", "/dev/null", &page], "\n2 421"),

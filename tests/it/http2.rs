@@ -53,6 +53,12 @@ handler = "echo"
 rate = { messages = 1, per = "1h", burst = 2 }
 
 [[route]]
+name = "quiet"
+path = '/quiet/'
+handler = "echo"
+idle = "200ms"
+
+[[route]]
 name = "old"
 path = '/old/'
 handler = "echo"
@@ -298,8 +304,10 @@ async fn pings_and_limits_of_a_socket_are_those_of_http_1() {
 
     let mut old = Socket::open(&mut send, "/old/", &[]).await.unwrap();
     assert_eq!(old.next().await, Frame::Close(1012, "max age".to_owned()));
+    let mut quiet = Socket::open(&mut send, "/quiet/", &[]).await.unwrap();
+    assert_eq!(quiet.next().await, Frame::Close(1001, "idle".to_owned()));
     assert_eq!(get(&mut send, page("localhost")).await.0, StatusCode::OK);
-    drop((watched, limited, old, send));
+    drop((watched, limited, old, quiet, send));
     off_thread(move || server.stop()).await;
 }
 
