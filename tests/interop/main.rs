@@ -24,6 +24,7 @@ mod fronts;
 mod haproxy;
 mod migration;
 mod nginx;
+mod promises;
 #[path = "../support/mod.rs"]
 mod support;
 mod tools;

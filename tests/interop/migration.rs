@@ -18,7 +18,8 @@ use crate::support::redis::RedisServer;
 use crate::support::server::TestServer;
 use crate::support::tls::{Authority, TlsClient, TlsStream};
 use crate::support::wait_within;
-use crate::tools::{Process, free_port, installed};
+use crate::tools::{Process, between, free_port, installed};
+use crate::webdriver::Browser;
 
 /// Another address of this machine than that of the server, so that the two cannot be mistaken.
 const CLIENT: &str = "127.0.0.7";
@@ -191,7 +192,7 @@ impl Site {
                 set.iter().map(|(_, value)| value.split(';').next().unwrap()).collect::<Vec<_>>().join("; ")
             }
         };
-        let token = between(&page.body, "name=\"csrfmiddlewaretoken\" value=\"", "\"");
+        let token = between(&page.body, "name=\"csrfmiddlewaretoken\" value=\"", "\"").to_owned();
         Visit { token, cookies, page: page.body }
     }
 
@@ -215,11 +216,6 @@ fn python(program: &str, var: &Path, redis: &RedisServer) -> Command {
     command.env("PYTHONDONTWRITEBYTECODE", "1").env("SECRET_KEY", "of a test");
     command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
     command
-}
-
-fn between(text: &str, before: &str, after: &str) -> String {
-    let (_, rest) = text.split_once(before).unwrap_or_else(|| panic!("{before} in {text}"));
-    rest.split_once(after).unwrap().0.to_owned()
 }
 
 fn say(client: &mut Client<TlsStream>, message: &str) {
@@ -434,6 +430,36 @@ fn say_by_form(site: &Site, visit: &Visit, message: &str) {
         ("Content-Type", "application/x-www-form-urlencoded"),
     ];
     assert_eq!(site.send("POST", "/chat/lobby/announce/", &headers, body.as_bytes()).status, 302);
+}
+
+#[tokio::test]
+async fn migration_looks_the_same_in_chromium_in_both_steps() {
+    for (step, asgi) in [(1, Asgi::Daphne), (2, Asgi::Uvicorn)] {
+        let site = Site::start(step, asgi).await;
+        let browser = Browser::start_with(&["--ignore-certificate-errors"]);
+        let url = format!("{}/", site.origin());
+        let [one, two] = [browser.open(&url), browser.open(&url)];
+        let shows = |tab: &str, selector: &str, text: &str| {
+            browser.look_at(tab);
+            wait_within(START_TIMEOUT, text, || browser.text(selector).contains(text));
+        };
+        for tab in [&one, &two] {
+            shows(tab, "#state", "open");
+        }
+        browser.type_into("#message", "hello from the second tab\u{E007}");
+        for tab in [&one, &two] {
+            shows(tab, "#log", "hello from the second tab");
+        }
+        browser.type_into("#announce input[name=message]", "a form\u{E007}");
+        shows(&one, "#log", "announcement: a form");
+        // The form has led the second tab back to the page: a third visit of the session.
+        shows(&two, "body", "your visit number 3.");
+        shows(&two, "#state", "open");
+        let kept = site.server.wait_log(&["accepted", "path=\"/ws/chat/lobby/\"", "http=HTTP/2.0"]);
+        assert!(kept.contains(if step == 1 { "route=\"site\"" } else { "route=\"chat\"" }), "{kept}");
+        drop(browser);
+        site.stop();
+    }
 }
 
 #[tokio::test]

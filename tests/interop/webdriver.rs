@@ -100,6 +100,11 @@ impl Browser {
         self.call("GET", &format!("/element/{id}/text"), &Value::Null).as_str().unwrap().to_owned()
     }
 
+    /// Runs JavaScript in the page: `arguments` are these and a function that takes the result.
+    pub fn run(&self, script: &str, arguments: &Value) -> Value {
+        self.call("POST", "/execute/async", &json!({ "script": script, "args": arguments }))
+    }
+
     /// Types into an element, which gets the focus; `\u{E007}` is the Enter key.
     pub fn type_into(&self, selector: &str, text: &str) {
         let Element(id) = self.find(selector);

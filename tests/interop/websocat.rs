@@ -1,9 +1,12 @@
 //! `websocat`, the client that people try a WebSocket server with: it sends no Origin.
 
+use std::fs;
 use std::io::Write as _;
+use std::path::Path;
 use std::process::{Command, Stdio};
 
-use crate::support::server::TestServer;
+use crate::support::server::{TestServer, complete};
+use crate::support::tls::Authority;
 use crate::tools::{Output, Process, installed};
 
 const ROUTES: &str = r#"
@@ -40,8 +43,20 @@ impl Websocat {
         command
             .args(["-t", "-E", "-H=Authorization: Token x"])
             .arg(format!("ws://{}{path}", server.address()));
+        Self::spawn(&mut command)
+    }
+
+    /// Connects over TLS, trusting this file of certificates only.
+    fn start_tls(server: &TestServer, path: &str, ca: &Path) -> Self {
+        let mut command = Command::new(installed("websocat/bin/websocat"));
+        command.args(["-t", "-E", "-H=Authorization: Token x"]);
+        command.arg(format!("wss://localhost:{}{path}", server.address().port())).env("SSL_CERT_FILE", ca);
+        Self::spawn(command.env("SSL_CERT_DIR", "/nonexistent"))
+    }
+
+    fn spawn(command: &mut Command) -> Self {
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        let mut process = Process::spawn(&mut command);
+        let mut process = Process::spawn(command);
         let out = Process::collect(process.child().stdout.take().unwrap());
         let err = Process::collect(process.child().stderr.take().unwrap());
         Self { process, out, err }
@@ -66,6 +81,30 @@ fn websocat_with_a_token_is_answered_by_an_echo() {
     websocat.out.wait_for("hello\n");
     websocat.finish();
     server.wait_log(&["anteroom::close", "route=\"echo\"", "cause=\"client\""]);
+    server.stop();
+}
+
+#[test]
+fn websocat_gets_through_tls_if_it_trusts_the_certificate() {
+    let folder = tempfile::tempdir().unwrap();
+    let authority = Authority::new();
+    authority.issue(&["localhost"]).write(folder.path(), "localhost");
+    let ca = folder.path().join("ca.pem");
+    fs::write(&ca, &authority.cert).unwrap();
+    let other = folder.path().join("other.pem");
+    fs::write(&other, Authority::new().cert).unwrap();
+    let path = folder.path().join("routes.toml");
+    let listener = "[[listener]]\nname = \"public\"\naddress = \"127.0.0.1:0\"\n\
+                    tls = [{ cert = \"localhost.pem\", key = \"localhost.key\" }]\n";
+    fs::write(&path, complete(&format!("{listener}{ROUTES}"))).unwrap();
+    let server = TestServer::start_at(folder, &path, &[]);
+    let mut websocat = Websocat::start_tls(&server, "/echo/", &ca);
+    websocat.say("hello");
+    websocat.out.wait_for("hello\n");
+    websocat.finish();
+    server.wait_log(&["anteroom::close", "route=\"echo\"", "cause=\"client\""]);
+    let mut distrustful = Websocat::start_tls(&server, "/echo/", &other);
+    assert!(!distrustful.process.wait().success());
     server.stop();
 }
 
