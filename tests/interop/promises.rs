@@ -54,7 +54,7 @@ rate = { messages = 5, per = "1h" }
 name = "pinged"
 path = '/pinged/'
 handler = "echo"
-ping = { every = "100ms", timeout = "300ms" }
+ping = { every = "100ms", timeout = "2s" }
 
 [[route]]
 name = "protocol"

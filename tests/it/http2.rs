@@ -44,7 +44,7 @@ max_message = "1KiB"
 name = "watched"
 path = '/watched/'
 handler = "echo"
-ping = { every = "100ms", timeout = "300ms" }
+ping = { every = "100ms", timeout = "2s" }
 
 [[route]]
 name = "limited"
