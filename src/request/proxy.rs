@@ -13,6 +13,7 @@ use hyper_util::rt::TokioIo;
 use tokio::time::Instant;
 
 use crate::files::{Files, Found};
+use crate::listener::OpenConn;
 use crate::request::body::{Body, BodyError, RequestBody};
 use crate::request::pace::Paced;
 use crate::request::service::{Answer, Visit, upgraded};
@@ -85,8 +86,7 @@ impl Visit<'_> {
         match self.switch(proxy, admitted, handshake, upgrade).await {
             Ok(Switched::Tunnel(answer)) => self.accept(metrics, client, answer),
             Ok(Switched::Refused(answer)) => {
-                let reason = format!("the application answers {} to the handshake", answer.status().as_u16());
-                let rejection = Rejection::Upstream { status: answer.status(), reason };
+                let rejection = not_switched(answer.status(), answer.status());
                 self.count_refusal(metrics, client, &rejection, true);
                 answer
             }
@@ -119,8 +119,7 @@ impl Visit<'_> {
             Handshaken::Answer(answer)
                 if self.head.version == Version::HTTP_2 && answer.status().is_success() =>
             {
-                let reason = format!("the application answers {} to the handshake", answer.status().as_u16());
-                return Err(Rejection::Upstream { status: StatusCode::BAD_GATEWAY, reason });
+                return Err(not_switched(StatusCode::BAD_GATEWAY, answer.status()));
             }
             Handshaken::Answer(answer) => return Ok(Switched::Refused(answer.map(Body::from))),
         };
@@ -166,7 +165,7 @@ impl Visit<'_> {
 struct Passage<H> {
     worker: Rc<Worker>,
     conn_id: u64,
-    open: Arc<crate::listener::OpenConn>,
+    open: Arc<OpenConn>,
     route: Arc<str>,
     client: ClientAddr,
     hold: H,
@@ -199,6 +198,12 @@ impl<H> Passage<H> {
         );
         drop((open, hold));
     }
+}
+
+/// The client gets `status`, for the application answers the handshake with `answered` and switches nothing.
+fn not_switched(status: StatusCode, answered: StatusCode) -> Rejection {
+    let reason = format!("the application answers {} to the handshake", answered.as_u16());
+    Rejection::Upstream { status, reason }
 }
 
 /// The host that was checked, and no other.
