@@ -6,7 +6,9 @@
 use std::hint::black_box;
 
 use anteroom::channel_layer::Message;
-use anteroom::handler::{Command, Deliver, Event, Format, Handler, Receive, Rendering, Room, State};
+use anteroom::handler::{
+    Announce, Command, Deliver, Event, Format, Handler, Receive, Rendering, Room, State,
+};
 use anteroom::websocket::{OpCode, write_frame};
 use bytes::BytesMut;
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
@@ -23,8 +25,10 @@ fn room(format: Format) -> Handler {
         group: None,
         format,
         publish: true,
-        receive: Receive { kind: kind.to_owned(), pick: pick.clone() },
+        receive: Receive { kind: kind.to_owned(), pick: pick.clone(), reply_channel: false },
         deliver: vec![Deliver { kind: kind.to_owned(), pick }],
+        direct: Vec::new(),
+        announce: Announce::default(),
         welcome: None,
         username: "Anonymous".parse().expect("a template without placeholders"),
     })

@@ -200,7 +200,8 @@ pub async fn run(start: Start) -> Result<(), StartError> {
 
     let folder = file.as_deref().and_then(Path::parent).unwrap_or(Path::new(""));
     let upstreams = Upstreams::new(metrics.upstreams, runtime::Handle::current());
-    let assembly = Assembly::new(Arc::clone(&metrics.requests), metrics.sessions, upstreams, folder);
+    let requests = Arc::clone(&metrics.requests);
+    let assembly = Assembly::new(requests, metrics.sessions, upstreams, layer.clone(), folder);
     let routes = config.routes.len();
     let (snapshot, pending) = assembly.snapshot(config, 1, &digest)?;
     metrics.reload.started(&snapshot, routes);

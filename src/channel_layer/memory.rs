@@ -8,13 +8,17 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use prometheus::{IntCounter, IntGauge};
 
+use crate::channel_layer::address::Addresses;
 use crate::channel_layer::message::Message;
 use crate::channel_layer::metrics::{LayerMetrics, Op, Outcome};
-use crate::channel_layer::name::GroupName;
-use crate::channel_layer::{Delivery, Inbox, WorkerId};
+use crate::channel_layer::name::{ChannelName, GroupName};
+use crate::channel_layer::{Delivery, Direct, Inbox, Ticket, WorkerId};
 
 /// Groups are spread over this many locks.
 const SHARDS: usize = 64;
+
+/// What the names of channels begin with.
+const PREFIX: &str = "specific.memory!";
 
 /// The layer for one process: a group's lock is held while its message goes to the inboxes, which makes one
 /// order for all.
@@ -22,25 +26,32 @@ pub(super) struct Memory {
     shards: Vec<Mutex<Members>>,
     hasher: RandomState,
     inboxes: Vec<Arc<dyn Inbox>>,
+    addresses: Addresses,
     memberships: IntGauge,
     added: IntCounter,
     discarded: IntCounter,
+    group_sent: IntCounter,
     sent: IntCounter,
+    dropped_unknown_target: IntCounter,
 }
 
 type Members = HashMap<GroupName, Vec<WorkerId>>;
 
 impl Memory {
     pub(super) fn new(inboxes: Vec<Arc<dyn Inbox>>, metrics: &LayerMetrics) -> Self {
+        let dropped_unknown_target = metrics.dropped_unknown_target.clone();
         let metrics = metrics.shard(0);
         metrics.up.set(1);
         Self {
             shards: (0..SHARDS).map(|_| Mutex::default()).collect(),
             hasher: RandomState::new(),
             inboxes,
+            addresses: Addresses::default(),
             added: metrics.operation(Op::Add, Outcome::Ok).clone(),
             discarded: metrics.operation(Op::Discard, Outcome::Ok).clone(),
+            group_sent: metrics.operation(Op::GroupSend, Outcome::Ok).clone(),
             sent: metrics.operation(Op::Send, Outcome::Ok).clone(),
+            dropped_unknown_target,
             memberships: metrics.memberships,
         }
     }
@@ -69,8 +80,27 @@ impl Memory {
         self.discarded.inc();
     }
 
-    pub(super) fn group_send(&self, group: &GroupName, message: Message) {
+    /// Delivers to a socket of this process; nobody else has a channel here.
+    pub(super) fn send(&self, channel: &ChannelName, message: Message) {
         self.sent.inc();
+        let local = channel.as_str().strip_prefix(PREFIX);
+        let socket = local.and_then(|local| self.addresses.find(local));
+        let inbox = socket.and_then(|socket| self.inboxes.get(socket.worker.0));
+        match (socket, inbox) {
+            (Some(socket), Some(inbox)) => {
+                let (sockets, message) = (vec![socket.socket], Arc::new(message));
+                inbox.direct(Direct { sockets, groups: Vec::new(), message });
+            }
+            _ => self.dropped_unknown_target.inc(),
+        }
+    }
+
+    pub(super) fn channel(&self, socket: Ticket) -> ChannelName {
+        ChannelName::made(format!("{PREFIX}{}", self.addresses.name(socket, 0)))
+    }
+
+    pub(super) fn group_send(&self, group: &GroupName, message: Message) {
+        self.group_sent.inc();
         let message = Arc::new(message);
         let Some(members) = self.shard(group) else { return };
         for inbox in members.get(group).into_iter().flatten().filter_map(|worker| self.inboxes.get(worker.0))
@@ -99,7 +129,7 @@ mod tests {
     use prometheus::Registry;
 
     use super::*;
-    use crate::channel_layer::{Refusal, Ticket};
+    use crate::channel_layer::Refusal;
 
     #[derive(Default)]
     struct Seen(Mutex<Vec<Arc<Message>>>);
@@ -107,6 +137,10 @@ mod tests {
     impl Inbox for Seen {
         fn deliver(&self, delivery: Delivery) {
             self.0.lock().unwrap().push(delivery.message);
+        }
+
+        fn direct(&self, direct: Direct) {
+            self.0.lock().unwrap().push(direct.message);
         }
 
         fn refused(&self, _: Ticket, _: Refusal) {}

@@ -165,7 +165,8 @@ impl LayerMetrics {
             gaps: self.gaps.with_label_values(&[&shard]),
             memberships: self.memberships.with_label_values(&[&shard]),
             durations: Op::ALL.map(|op| self.durations.with_label_values(&[op.label()])),
-            group_send: operation(Op::Send),
+            group_send: operation(Op::GroupSend),
+            send: operation(Op::Send),
             group_add: operation(Op::Add),
             group_discard: operation(Op::Discard),
         }
@@ -193,8 +194,9 @@ pub(super) struct ShardMetrics {
     pub(super) received: IntCounter,
     pub(super) gaps: IntCounter,
     pub(super) memberships: IntGauge,
-    durations: [Histogram; 3],
+    durations: [Histogram; 4],
     group_send: [IntCounter; 4],
+    send: [IntCounter; 4],
     group_add: [IntCounter; 4],
     group_discard: [IntCounter; 4],
 }
@@ -202,8 +204,9 @@ pub(super) struct ShardMetrics {
 impl ShardMetrics {
     /// Notes how long a batch took that held operations of this kind.
     pub(super) fn took(&self, op: Op, time: Duration) {
-        let [send, add, discard] = &self.durations;
+        let [group_send, send, add, discard] = &self.durations;
         let durations = match op {
+            Op::GroupSend => group_send,
             Op::Send => send,
             Op::Add => add,
             Op::Discard => discard,
@@ -213,7 +216,8 @@ impl ShardMetrics {
 
     pub(super) fn operation(&self, op: Op, outcome: Outcome) -> &IntCounter {
         let [ok, error, timeout, full] = match op {
-            Op::Send => &self.group_send,
+            Op::GroupSend => &self.group_send,
+            Op::Send => &self.send,
             Op::Add => &self.group_add,
             Op::Discard => &self.group_discard,
         };
@@ -228,6 +232,7 @@ impl ShardMetrics {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Op {
+    GroupSend,
     Send,
     Add,
     Discard,
@@ -235,11 +240,12 @@ pub(super) enum Op {
 
 impl Op {
     /// The order is that of the handles of a shard.
-    const ALL: [Self; 3] = [Self::Send, Self::Add, Self::Discard];
+    const ALL: [Self; 4] = [Self::GroupSend, Self::Send, Self::Add, Self::Discard];
 
     pub(super) fn label(self) -> &'static str {
         match self {
-            Self::Send => "group_send",
+            Self::GroupSend => "group_send",
+            Self::Send => "send",
             Self::Add => "group_add",
             Self::Discard => "group_discard",
         }
@@ -280,7 +286,7 @@ mod tests {
         let page = prometheus::TextEncoder::new().encode_to_string(&registry.gather()).unwrap();
         let operations: Vec<_> =
             page.lines().filter(|line| line.starts_with("anteroom_layer_operations")).collect();
-        assert_eq!(operations.len(), 12);
+        assert_eq!(operations.len(), 16);
         let added = r#"anteroom_layer_operations_total{op="group_add",result="timeout",shard="0"} 1"#;
         assert!(operations.contains(&added), "{page}");
         let dropped = page.lines().filter(|line| line.starts_with("anteroom_layer_messages_dropped_total{"));

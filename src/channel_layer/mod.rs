@@ -4,6 +4,7 @@
 //! reaches each worker that joined, once, through its [`Inbox`]. Within a group every worker sees the same
 //! order.
 
+mod address;
 mod memory;
 mod message;
 mod metrics;
@@ -24,7 +25,7 @@ use crate::channel_layer::redis::pubsub::PubSub;
 
 pub use self::message::{Key, Message, Value};
 pub use self::metrics::LayerMetrics;
-pub use self::name::{GroupName, InvalidName};
+pub use self::name::{ChannelName, GroupName, InvalidChannel, InvalidName};
 pub use self::redis::{
     Capacities, ChannelPattern, CoreConfig, DecodeError, EncodeError, InvalidRedisUrl, PubSubConfig,
     RedisUrl, Secret, Serializer, SerializerFormat, UnknownFormat,
@@ -52,15 +53,31 @@ pub struct Delivery {
     pub message: Arc<Message>,
 }
 
+/// A message on its way to single sockets of one worker, by the names of their channels.
+#[derive(Clone, Debug)]
+pub struct Direct {
+    /// The numbers of the sockets, each once. They may be gone.
+    pub sockets: Vec<u64>,
+    /// The groups of this worker that the same message was delivered to just before. A socket that heard it
+    /// there is not to hear it again.
+    pub groups: Vec<GroupName>,
+    /// The message, shared by all who get it.
+    pub message: Arc<Message>,
+}
+
 /// Where a worker takes in what the layer has for it.
 ///
-/// Both functions are called from other threads, must not block and must not call the layer. Deliveries of a
+/// All functions are called from other threads, must not block and must not call the layer. Deliveries of a
 /// group come in its order.
 pub trait Inbox: Send + Sync {
     /// Takes a message for the worker's members of a group.
     fn deliver(&self, delivery: Delivery);
 
-    /// Takes the news that a message that was accepted by [`ChannelLayer::group_send`] was given up later.
+    /// Takes a message for single sockets of the worker.
+    fn direct(&self, direct: Direct);
+
+    /// Takes the news that a message that was accepted by [`ChannelLayer::group_send`] or [`ChannelLayer::send`]
+    /// was given up later.
     fn refused(&self, ticket: Ticket, refusal: Refusal);
 }
 
@@ -78,12 +95,14 @@ pub enum Refusal {
     TooLarge,
     /// It holds something that the layer's format cannot express.
     Encode,
+    /// The one channel that it was for holds as many messages as it may: `ChannelFull` in Channels.
+    ChannelFull,
 }
 
 impl Refusal {
     /// All refusals.
-    pub const ALL: [Self; 5] =
-        [Self::QueueFull, Self::TimedOut, Self::LayerDown, Self::TooLarge, Self::Encode];
+    pub const ALL: [Self; 6] =
+        [Self::QueueFull, Self::TimedOut, Self::LayerDown, Self::TooLarge, Self::Encode, Self::ChannelFull];
 
     /// A fixed word, for metrics and logs.
     pub fn label(self) -> &'static str {
@@ -93,6 +112,7 @@ impl Refusal {
             Self::LayerDown => "layer_down",
             Self::TooLarge => "too_large",
             Self::Encode => "encode",
+            Self::ChannelFull => "channel_full",
         }
     }
 }
@@ -106,6 +126,7 @@ impl fmt::Display for Refusal {
             Self::LayerDown => "the channel layer is not available",
             Self::TooLarge => "the message is too large",
             Self::Encode => "the message holds a value that the channel layer cannot carry",
+            Self::ChannelFull => "the channel is full",
         })
     }
 }
@@ -187,6 +208,43 @@ impl ChannelLayer {
             }
             Backend::PubSub(pubsub) => pubsub.group_send(group, &message, from),
             Backend::Core(core) => core.group_send(group, &message, from),
+        }
+    }
+
+    /// Sends a message to one channel, of a consumer in Python, a socket of any node or, with Redis, a general
+    /// channel. Never blocks; what `Ok` means is said at [`ChannelLayer::group_send`].
+    ///
+    /// # Errors
+    ///
+    /// The message was not taken.
+    pub fn send(&self, channel: &ChannelName, message: Message, from: Ticket) -> Result<(), Refusal> {
+        match &self.backend {
+            Backend::Memory(memory) => {
+                memory.send(channel, message);
+                Ok(())
+            }
+            Backend::PubSub(pubsub) => pubsub.send(channel, &message, from),
+            Backend::Core(core) => core.send(channel, &message, from),
+        }
+    }
+
+    /// The name of the channel of one socket, always the same one. What is sent to it comes as [`Direct`].
+    ///
+    /// `group` is the group that the socket is in, if any. With several hosts of `channels_redis.core` the channel is
+    /// then on the host of the group, so that a message to the group and to its member comes as one.
+    pub fn channel(&self, socket: Ticket, group: Option<&GroupName>) -> ChannelName {
+        match &self.backend {
+            Backend::Memory(memory) => memory.channel(socket),
+            Backend::PubSub(pubsub) => pubsub.channel(socket),
+            Backend::Core(core) => core.channel(socket, group),
+        }
+    }
+
+    /// Has what is sent to the channels of sockets come here. To be called before the first of these names is given
+    /// to anybody; with `channels_redis.pubsub` it takes a subscription.
+    pub fn open_channels(&self) {
+        if let Backend::PubSub(pubsub) = &self.backend {
+            pubsub.open_channels();
         }
     }
 

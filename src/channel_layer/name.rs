@@ -1,4 +1,4 @@
-//! Names of groups.
+//! Names of groups and channels.
 
 use std::borrow::Borrow;
 use std::fmt;
@@ -19,6 +19,17 @@ impl GroupName {
     /// The name as text.
     pub fn as_str(&self) -> &str {
         &self.0
+    }
+
+    /// What stands for the channels of this node's sockets where a layer keeps its subscriptions. No group is called
+    /// so.
+    pub(super) fn of_sockets() -> Self {
+        Self("*".into())
+    }
+
+    /// Whether it is [`Self::of_sockets`].
+    pub(super) fn is_of_sockets(&self) -> bool {
+        &*self.0 == "*"
     }
 }
 
@@ -76,6 +87,86 @@ pub enum InvalidName {
     },
 }
 
+/// The name of a channel: one consumer in Python, one socket here, or a general channel that workers read.
+///
+/// 1 to 99 characters: ASCII letters, digits, `-`, `_` and `.`, then perhaps a `!` and what the process behind it
+/// calls the channel, where letters and digits of any script may stand.
+///
+/// Rule: the channel names of Django Channels 4, without the accidents that [`GroupName`] names.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct ChannelName(Arc<str>);
+
+impl ChannelName {
+    /// The most characters a name may have.
+    pub const LEN_MAX: usize = GroupName::LEN_MAX;
+
+    /// The name as text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// A name that was put together here.
+    pub(super) fn made(name: String) -> Self {
+        Self(name.into())
+    }
+}
+
+impl FromStr for ChannelName {
+    type Err = InvalidChannel;
+
+    fn from_str(text: &str) -> Result<Self, InvalidChannel> {
+        let (process, local) = text.split_once('!').unwrap_or((text, ""));
+        if process.is_empty() {
+            return Err(InvalidChannel::Empty);
+        }
+        let wrong = process.char_indices().find(|&(_, ch)| !is_name_char(ch));
+        let is_local = |ch: char| ch.is_alphanumeric() || is_name_char(ch);
+        let from = process.len() + 1;
+        let wrong = wrong
+            .or_else(|| local.char_indices().find(|&(_, ch)| !is_local(ch)).map(|(at, ch)| (from + at, ch)));
+        if let Some((at, ch)) = wrong {
+            return Err(InvalidChannel::Char { at, ch });
+        }
+        let len = text.chars().count();
+        if Self::LEN_MAX < len {
+            return Err(InvalidChannel::TooLong { len, len_max: Self::LEN_MAX });
+        }
+        Ok(Self(text.into()))
+    }
+}
+
+impl fmt::Display for ChannelName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// Why a text is no name of a channel.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum InvalidChannel {
+    /// There is nothing in it, or nothing before its `!`.
+    #[error("the name of a channel must not be empty, nor begin with `!`")]
+    Empty,
+    /// It is longer than a name may be.
+    #[error("the name of a channel has at most {len_max} characters, this one has {len}")]
+    TooLong {
+        /// Its length in characters.
+        len: usize,
+        /// The most that is allowed.
+        len_max: usize,
+    },
+    /// It holds a character that no name may hold there.
+    #[error(
+        "the name of a channel has only ASCII letters, digits, `-`, `_` and `.`, and one `!`, not {ch:?} (at byte {at})"
+    )]
+    Char {
+        /// Where the character begins, in bytes.
+        at: usize,
+        /// The character.
+        ch: char,
+    },
+}
+
 fn is_name_char(ch: char) -> bool {
     ch.is_ascii_alphanumeric() || matches!(ch, '-' | '_' | '.')
 }
@@ -98,6 +189,20 @@ mod tests {
             seen += 1;
         }
         assert_eq!(seen, 19);
+    }
+
+    #[test]
+    fn channels_are_those_that_channels_accepts() {
+        let stricter = ["a\u{663}", "a\n", "a!b\n"];
+        let mut seen = 0;
+        for line in include_str!("../../tests/fixtures/name_cases.jsonl").lines() {
+            let row: serde_json::Value = serde_json::from_str(line).unwrap();
+            let (true, Some(name)) = (row["kind"] == "channel", row["name"].as_str()) else { continue };
+            let valid = row["valid"] == true && !stricter.contains(&name);
+            assert_eq!(name.parse::<ChannelName>().is_ok(), valid, "{row}");
+            seen += 1;
+        }
+        assert_eq!(seen, 20);
     }
 
     #[test]

@@ -181,6 +181,8 @@ pub(super) struct RouteTable {
     pub(super) publish: Option<At<bool>>,
     pub(super) receive: Option<At<EventTable>>,
     pub(super) deliver: Option<At<Vec<EventTable>>>,
+    pub(super) direct: Option<At<Vec<At<String>>>>,
+    pub(super) announce: Option<At<AnnounceTable>>,
     pub(super) welcome: Option<At<String>>,
     pub(super) username: Option<At<String>>,
     pub(super) status: Option<At<u64>>,
@@ -209,6 +211,15 @@ pub(super) struct HeaderEntry {
 pub(super) struct EventTable {
     pub(super) kind: Option<At<String>>,
     pub(super) pick: Option<At<Vec<At<String>>>>,
+    /// In `receive` only.
+    pub(super) reply_channel: Option<At<bool>>,
+}
+
+/// `announce`.
+#[derive(Debug)]
+pub(super) struct AnnounceTable {
+    pub(super) connect: Option<At<String>>,
+    pub(super) disconnect: Option<At<String>>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -478,6 +489,8 @@ const ROUTE: Kind = Kind {
         "publish",
         "receive",
         "deliver",
+        "direct",
+        "announce",
         "welcome",
         "username",
         "status",
@@ -503,7 +516,11 @@ const QUEUE: Kind = Kind { name: "`queue`", keys: &["bytes", "full"], later: &[]
 const RATE: Kind =
     Kind { name: "`rate`", keys: &["messages", "per", "burst", "over"], later: &[], foreign: &[] };
 
-const RECEIVE: Kind = Kind { name: "`receive`", keys: &["type", "pick"], later: &[], foreign: &[] };
+const RECEIVE: Kind =
+    Kind { name: "`receive`", keys: &["type", "pick", "reply_channel"], later: &[], foreign: &[] };
+
+const ANNOUNCE: Kind =
+    Kind { name: "`announce`", keys: &["connect", "disconnect"], later: &[], foreign: &[] };
 
 const DELIVER_ENTRY: Kind = Kind { name: "an entry of `deliver`", keys: &["pick"], later: &[], foreign: &[] };
 
@@ -856,6 +873,11 @@ fn route(table: &Table<'_>) -> RouteTable {
         publish: table.flag("publish"),
         receive: table.table("receive", &RECEIVE).map(|receive| receive.at(event(&receive))),
         deliver: deliver(table),
+        direct: table.texts("direct"),
+        announce: table.table("announce", &ANNOUNCE).map(|announce| {
+            let (connect, disconnect) = (announce.text("connect"), announce.text("disconnect"));
+            announce.at(AnnounceTable { connect, disconnect })
+        }),
         welcome: table.text("welcome"),
         username: table.text("username"),
         status: table.count("status", 200..=599),
@@ -873,7 +895,11 @@ fn route(table: &Table<'_>) -> RouteTable {
 }
 
 fn event(table: &Table<'_>) -> EventTable {
-    EventTable { kind: table.text("type"), pick: table.texts("pick") }
+    EventTable {
+        kind: table.text("type"),
+        pick: table.texts("pick"),
+        reply_channel: table.flag("reply_channel"),
+    }
 }
 
 fn deliver(route: &Table<'_>) -> Option<At<Vec<EventTable>>> {
@@ -896,7 +922,7 @@ fn deliver(route: &Table<'_>) -> Option<At<Vec<EventTable>>> {
         }
         let table = Table::new(inner, value.span(), &DELIVER_ENTRY, route.findings);
         let kind = Some(At { value: key.get_ref().to_string(), span: key.span() });
-        events.push(EventTable { kind, pick: table.texts("pick") });
+        events.push(EventTable { kind, pick: table.texts("pick"), reply_channel: None });
     }
     // Entries that were not right are no empty table.
     (events.is_empty() == at.value.is_empty()).then_some(At { value: events, span: at.span })
@@ -940,6 +966,7 @@ pub(super) fn all_keys() -> impl Iterator<Item = &'static str> {
         &RATE,
         &RECEIVE,
         &DELIVER_ENTRY,
+        &ANNOUNCE,
     ];
     kinds.into_iter().flat_map(|kind| kind.keys).copied()
 }

@@ -256,6 +256,9 @@ impl Printer {
         if room.publish {
             let mut receive = vec![("type", quoted(&room.receive.kind))];
             receive.extend(pick(&room.receive.pick));
+            if room.receive.reply_channel {
+                receive.push(("reply_channel", "true".to_owned()));
+            }
             self.line("receive", &table(&receive));
         }
         let events: Vec<_> = room
@@ -267,6 +270,15 @@ impl Printer {
             })
             .collect();
         self.line("deliver", &table(&events));
+        if !room.direct.is_empty() {
+            self.line("direct", &list(&room.direct));
+        }
+        let announced = [("connect", &room.announce.connect), ("disconnect", &room.announce.disconnect)];
+        let announced: Vec<_> =
+            announced.into_iter().filter_map(|(key, kind)| Some((key, quoted(kind.as_ref()?)))).collect();
+        if !announced.is_empty() {
+            self.line("announce", &table(&announced));
+        }
         if room.format == Format::Text {
             self.line("welcome", &quoted(room.welcome.as_deref().unwrap_or_default()));
             self.line("username", &quoted(room.username.as_str()));

@@ -8,7 +8,7 @@ pub(super) fn on_event(event: Event<'_>, out: &mut dyn FnMut(Command<'_>)) {
     match event {
         Event::Text(text) => out(Command::Text(Cow::Borrowed(text))),
         Event::Binary(bytes) => out(Command::Binary(bytes)),
-        Event::Connect(_) | Event::Refused(_) => (),
+        Event::Connect(_) | Event::Refused(_) | Event::Disconnect => (),
     }
 }
 

@@ -8,7 +8,7 @@ mod echo;
 mod respond;
 
 pub use respond::Respond;
-pub use room::{Deliver, Format, Receive, Room};
+pub use room::{Announce, DIRECT_EVENTS, Deliver, Format, Receive, Room};
 
 use std::borrow::Cow;
 
@@ -18,6 +18,7 @@ use crate::websocket::CloseCode;
 
 /// The handler of a WebSocket route.
 #[derive(Debug)]
+#[expect(clippy::large_enum_variant, reason = "there is one for each route")]
 pub enum Handler {
     /// Sends back what comes, text as text and binary as binary.
     Echo,
@@ -55,6 +56,30 @@ impl Handler {
         }
     }
 
+    /// Whether sockets have channels of their own that something may be sent to.
+    pub fn is_addressable(&self) -> bool {
+        match self {
+            Self::Echo => false,
+            Self::Room(room) => !room.direct.is_empty(),
+        }
+    }
+
+    /// Decides on an event that came to the channel of one socket; the payload of its frame is appended to `payload`.
+    pub fn on_direct(&self, message: &Message, payload: &mut Vec<u8>) -> Directive {
+        match self {
+            Self::Echo => Directive::Show(Rendering::Skip(Skip::Unlisted)),
+            Self::Room(room) => room.on_direct(message, payload),
+        }
+    }
+
+    /// Whether an event reaches the sockets of a group that it was sent to.
+    pub fn delivers(&self, message: &Message) -> bool {
+        match self {
+            Self::Echo => false,
+            Self::Room(room) => room.delivers(message),
+        }
+    }
+
     /// Makes the frame of an event from the channel layer; its payload is appended to `payload`.
     ///
     /// Called once per route and message, whatever the number of sockets.
@@ -84,6 +109,8 @@ pub enum Event<'a> {
     Binary(&'a [u8]),
     /// The channel layer did not take what this socket published.
     Refused(Refusal),
+    /// The socket has ended.
+    Disconnect,
 }
 
 /// What the session is to do.
@@ -95,6 +122,8 @@ pub enum Command<'a> {
     Binary(&'a [u8]),
     /// Publish to the group of this socket, or without a group deliver to this socket alone.
     Publish(Message),
+    /// The same, with the name of this socket's channel as `reply_channel`.
+    PublishSigned(Message),
     /// Count a message of the client that the handler could not use; the answer is a command of its own.
     Fault(Fault),
 }
@@ -139,6 +168,17 @@ pub enum Rendering {
     Skip(Skip),
 }
 
+/// What becomes of an event that came to the channel of one socket.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Directive {
+    /// It reaches the client like an event of the group.
+    Show(Rendering),
+    /// From now on the socket hears this group.
+    Join(GroupName),
+    /// From now on it does not.
+    Leave(GroupName),
+}
+
 /// Why an event of the channel layer reaches no socket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Skip {
@@ -146,17 +186,23 @@ pub enum Skip {
     Unlisted,
     /// It has none of the members that the route picks.
     Empty,
+    /// It names no group where it must.
+    BadGroup,
+    /// The socket is in as many groups as it may be.
+    TooManyGroups,
 }
 
 impl Skip {
     /// Every reason.
-    pub const ALL: [Self; 2] = [Self::Unlisted, Self::Empty];
+    pub const ALL: [Self; 4] = [Self::Unlisted, Self::Empty, Self::BadGroup, Self::TooManyGroups];
 
     /// The metric label.
     pub fn label(self) -> &'static str {
         match self {
             Self::Unlisted => "unlisted",
             Self::Empty => "empty",
+            Self::BadGroup => "bad_group",
+            Self::TooManyGroups => "too_many_groups",
         }
     }
 }

@@ -6,7 +6,7 @@ use std::str::FromStr as _;
 use serde_json::Value as Json;
 
 use crate::channel_layer::{GroupName, Message, Refusal, Value};
-use crate::handler::{Command, Event, Fault, Rendering, Skip, State};
+use crate::handler::{Command, Directive, Event, Fault, Rendering, Skip, State};
 use crate::scope::{Scope, Template};
 use crate::websocket::CloseCode;
 
@@ -26,6 +26,11 @@ pub struct Room {
     pub receive: Receive,
     /// The events that reach the sockets. `websocket.send` and `websocket.close` always do.
     pub deliver: Vec<Deliver>,
+    /// The types of events that may come to the channel of one socket; none if it has no channel. Anyone who can
+    /// write to Redis can send them.
+    pub direct: Vec<String>,
+    /// What the group is told of its sockets.
+    pub announce: Announce,
     /// What a text room says to each newcomer; `{username}` is the name below.
     pub welcome: Option<String>,
     /// The name of a client in a text room until it says `/name`.
@@ -43,6 +48,15 @@ pub enum Format {
     Raw,
 }
 
+/// The types of the events that tell a group who comes and who goes.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Announce {
+    /// A socket has come.
+    pub connect: Option<String>,
+    /// A socket has gone.
+    pub disconnect: Option<String>,
+}
+
 /// What a client's message becomes on the channel layer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Receive {
@@ -50,6 +64,8 @@ pub struct Receive {
     pub kind: String,
     /// JSON: the members that are passed on. Text: the one member that holds the line. Raw: empty.
     pub pick: Vec<String>,
+    /// Whether the event says which channel the client can be answered on.
+    pub reply_channel: bool,
 }
 
 /// An event that reaches the sockets of the room.
@@ -60,6 +76,17 @@ pub struct Deliver {
     /// JSON: the members that are sent. Text: the one member that holds the line. Raw: empty.
     pub pick: Vec<String>,
 }
+
+/// The events that each room understands on the channel of a socket, if the route lists them.
+///
+/// Rule: the first two are what a consumer says to its server in the ASGI specification. The others do what a
+/// consumer does by `channel_layer.group_add(group, self.channel_name)` and `group_discard`.
+pub const DIRECT_EVENTS: [&str; 4] = [SEND, CLOSE, GROUP_ADD, GROUP_DISCARD];
+
+const SEND: &str = "websocket.send";
+const CLOSE: &str = "websocket.close";
+const GROUP_ADD: &str = "edge.group_add";
+const GROUP_DISCARD: &str = "edge.group_discard";
 
 impl Room {
     pub(super) fn group(&self, scope: &Scope) -> Result<Option<GroupName>, String> {
@@ -78,11 +105,13 @@ impl Room {
     pub(super) fn on_event(&self, state: &mut State, event: Event<'_>, out: &mut dyn FnMut(Command<'_>)) {
         match event {
             Event::Connect(_) => {
+                self.announce(self.announce.connect.as_ref(), out);
                 if let (Format::Text, Some(welcome)) = (self.format, &self.welcome) {
                     let line = welcome.replace("{username}", state.username.as_deref().unwrap_or_default());
                     out(Command::Text(line.into()));
                 }
             }
+            Event::Disconnect => self.announce(self.announce.disconnect.as_ref(), out),
             Event::Refused(refusal) => self.complain(&not_sent(refusal), out),
             Event::Text(text) if self.format == Format::Text => match rename(text) {
                 Some(rename) => self.rename(state, rename, out),
@@ -90,11 +119,11 @@ impl Room {
             },
             Event::Text(_) | Event::Binary(_) if !self.publish => self.listen_only(out),
             Event::Text(text) if self.format == Format::Raw => {
-                out(Command::Publish(self.received().with("text", Value::Text(text.to_owned()))));
+                self.publish(self.received().with("text", Value::Text(text.to_owned())), out);
             }
             Event::Text(text) => self.receive_json(text, out),
             Event::Binary(bytes) if self.format == Format::Raw => {
-                out(Command::Publish(self.received().with("bytes", Value::Bytes(bytes.to_owned()))));
+                self.publish(self.received().with("bytes", Value::Bytes(bytes.to_owned())), out);
             }
             Event::Binary(_) => {
                 self.malformed("this room takes text frames, not binary ones", out);
@@ -102,14 +131,39 @@ impl Room {
         }
     }
 
+    pub(super) fn on_direct(&self, message: &Message, payload: &mut Vec<u8>) -> Directive {
+        if !self.direct.iter().any(|kind| same_handler(kind, &message.kind)) {
+            return Directive::Show(Rendering::Skip(Skip::Unlisted));
+        }
+        let group = || match message.get("group") {
+            Some(Value::Text(name)) => name.parse().ok(),
+            _ => None,
+        };
+        let changed = if message.kind == GROUP_ADD {
+            group().map(Directive::Join)
+        } else if message.kind == GROUP_DISCARD {
+            group().map(Directive::Leave)
+        } else {
+            return Directive::Show(self.render(message, payload));
+        };
+        changed.unwrap_or(Directive::Show(Rendering::Skip(Skip::BadGroup)))
+    }
+
+    pub(super) fn delivers(&self, message: &Message) -> bool {
+        [SEND, CLOSE].contains(&message.kind.as_str()) || self.listed(message).is_some()
+    }
+
+    fn listed(&self, message: &Message) -> Option<&Deliver> {
+        self.deliver.iter().find(|deliver| same_handler(&deliver.kind, &message.kind))
+    }
+
     pub(super) fn render(&self, message: &Message, payload: &mut Vec<u8>) -> Rendering {
         match message.kind.as_str() {
-            "websocket.send" => return render_raw(message, payload),
-            "websocket.close" => return render_close(message),
+            SEND => return render_raw(message, payload),
+            CLOSE => return render_close(message),
             _ => (),
         }
-        let Some(deliver) = self.deliver.iter().find(|deliver| same_handler(&deliver.kind, &message.kind))
-        else {
+        let Some(deliver) = self.listed(message) else {
             return Rendering::Skip(Skip::Unlisted);
         };
         match self.format {
@@ -140,7 +194,7 @@ impl Room {
         }
         let Some(key) = self.receive.pick.first() else { return };
         let line = format!("{}: {text}", state.username.as_deref().unwrap_or_default());
-        out(Command::Publish(self.received().with(key, Value::Text(line))));
+        self.publish(self.received().with(key, Value::Text(line)), out);
     }
 
     fn rename(&self, state: &mut State, username: &str, out: &mut dyn FnMut(Command<'_>)) {
@@ -167,7 +221,21 @@ impl Room {
         if message.fields.is_empty() {
             return self.malformed(&format!("send a JSON object with {}", self.wanted()), out);
         }
-        out(Command::Publish(message));
+        self.publish(message, out);
+    }
+
+    fn publish(&self, message: Message, out: &mut dyn FnMut(Command<'_>)) {
+        out(if self.receive.reply_channel {
+            Command::PublishSigned(message)
+        } else {
+            Command::Publish(message)
+        });
+    }
+
+    fn announce(&self, kind: Option<&String>, out: &mut dyn FnMut(Command<'_>)) {
+        let Some(kind) = kind else { return };
+        let message = Message::new(kind.clone());
+        out(if self.direct.is_empty() { Command::Publish(message) } else { Command::PublishSigned(message) });
     }
 
     /// The members that a client may send, for an error text.
@@ -283,8 +351,10 @@ mod tests {
             group: Some("chat_{room_name}".parse().unwrap()),
             format,
             publish: true,
-            receive: Receive { kind: kind.to_owned(), pick: key.clone() },
+            receive: Receive { kind: kind.to_owned(), pick: key.clone(), reply_channel: false },
             deliver: vec![Deliver { kind: kind.to_owned(), pick: key }],
+            direct: Vec::new(),
+            announce: Announce::default(),
             welcome: Some("[Welcome {username}!]".to_owned()),
             username: "Anonymous".parse().unwrap(),
         }
@@ -308,16 +378,18 @@ mod tests {
         let mut out = Vec::new();
         for event in events {
             room.on_event(&mut state, *event, &mut |command| {
+                let signed = matches!(command, Command::PublishSigned(_));
                 out.push(match command {
                     Command::Text(text) => format!("text {text}"),
                     Command::Binary(bytes) => format!("binary {bytes:?}"),
-                    Command::Publish(message) => {
+                    Command::Publish(message) | Command::PublishSigned(message) => {
                         let mut json = Vec::new();
                         for (key, value) in &message.fields {
                             json.extend_from_slice(format!(" {key}=").as_bytes());
                             value.write_json(&mut json);
                         }
-                        format!("publish {}{}", message.kind, String::from_utf8(json).unwrap())
+                        let publish = if signed { "publish signed" } else { "publish" };
+                        format!("{publish} {}{}", message.kind, String::from_utf8(json).unwrap())
                     }
                     Command::Fault(fault) => format!("fault {}", fault.label()),
                 });
@@ -329,11 +401,86 @@ mod tests {
     /// The frame of an event, in words.
     fn rendered(room: &Room, message: &Message) -> String {
         let mut payload = Vec::new();
-        match room.render(message, &mut payload) {
+        let rendering = room.render(message, &mut payload);
+        in_words(rendering, payload)
+    }
+
+    /// What becomes of an event for one socket, in words.
+    fn directed(room: &Room, message: &Message) -> String {
+        let mut payload = Vec::new();
+        match room.on_direct(message, &mut payload) {
+            Directive::Show(rendering) => in_words(rendering, payload),
+            Directive::Join(group) => format!("join {group}"),
+            Directive::Leave(group) => format!("leave {group}"),
+        }
+    }
+
+    fn in_words(rendering: Rendering, payload: Vec<u8>) -> String {
+        match rendering {
             Rendering::Text => format!("text {}", String::from_utf8(payload).unwrap()),
             Rendering::Binary => format!("binary {payload:?}"),
             Rendering::Close { code, reason } => format!("close {code} {reason}"),
             Rendering::Skip(skip) => format!("skip {}", skip.label()),
+        }
+    }
+
+    #[test]
+    fn a_message_says_how_to_answer_it_if_the_route_wants_that() {
+        for (format, text) in
+            [(Format::Json, r#"{"message":"hi"}"#), (Format::Text, "hi"), (Format::Raw, "hi")]
+        {
+            let mut room = room(format);
+            room.receive.reply_channel = true;
+            let said = play(&room, &[Event::Text(text)]);
+            assert!(said.len() == 1 && said[0].starts_with("publish signed "), "{said:?}");
+        }
+    }
+
+    #[test]
+    fn a_group_is_told_who_comes_and_who_goes() {
+        let announce =
+            Announce { connect: Some("chat.joined".to_owned()), disconnect: Some("chat.left".to_owned()) };
+        let mut room = Room { announce, ..room(Format::Json) };
+        let scope = scope("lobby");
+        let events = [Event::Connect(&scope), Event::Disconnect];
+        assert_eq!(play(&room, &events), ["publish chat.joined", "publish chat.left"]);
+        room.direct = vec!["websocket.send".to_owned()];
+        assert_eq!(play(&room, &events), ["publish signed chat.joined", "publish signed chat.left"]);
+        room.announce.connect = None;
+        assert_eq!(play(&room, &events), ["publish signed chat.left"]);
+    }
+
+    #[test]
+    fn the_channel_of_a_socket_takes_what_the_route_lists() {
+        let send = Message::new("websocket.send").with("text", "hi");
+        let close = Message::new("websocket.close").with("code", 4001).with("reason", "bye");
+        let chat = Message::new("chat_message").with("message", "hi");
+        let add = Message::new("edge.group_add").with("group", "vip");
+        let discard = Message::new("edge.group_discard").with("group", "vip");
+        let cases = [
+            // message, what becomes of it when it is listed
+            (&send, "text hi"),
+            (&close, "close 4001 bye"),
+            (&chat, r#"text {"message":"hi"}"#),
+            (&add, "join vip"),
+            (&discard, "leave vip"),
+            (&Message::new("edge.group_add"), "skip bad_group"),
+            (&Message::new("edge.group_add").with("group", "no name"), "skip bad_group"),
+            (&Message::new("edge.group_discard").with("group", 5), "skip bad_group"),
+            (&Message::new("websocket.send"), "skip empty"),
+            (&Message::new("websocket.accept"), "skip unlisted"),
+            (&Message::new("edge.group_remove").with("group", "vip"), "skip unlisted"),
+        ];
+        let nothing = room(Format::Json);
+        let mut all = room(Format::Json);
+        all.direct = DIRECT_EVENTS.into_iter().chain(["chat.message"]).map(str::to_owned).collect();
+        for (message, expected) in cases {
+            assert_eq!(directed(&nothing, message), "skip unlisted", "{message:?}");
+            assert_eq!(directed(&all, message), expected, "{message:?}");
+            let mut others = room(Format::Json);
+            others.direct = all.direct.clone();
+            others.direct.retain(|kind| !same_handler(kind, &message.kind));
+            assert_eq!(directed(&others, message), "skip unlisted", "{message:?}");
         }
     }
 

@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use http::StatusCode;
 use thiserror::Error;
 
+use crate::channel_layer::ChannelLayer;
 use crate::config::{Config, HandlerConfig, UpstreamConfig};
 use crate::files::Files;
 use crate::handler::Handler;
@@ -26,6 +27,7 @@ pub struct Assembly {
     requests: Arc<request::Metrics>,
     sessions: Arc<session::Metrics>,
     upstreams: Upstreams,
+    layer: ChannelLayer,
     /// Where relative paths begin.
     folder: Arc<Path>,
     /// How many snapshots have their handles and are not in force yet.
@@ -48,14 +50,16 @@ pub struct Gone {
 }
 
 impl Assembly {
-    /// Handles and upstreams are taken from these; relative paths begin at the folder of the configuration.
+    /// Handles and upstreams are taken from these, and the layer is asked for what routes need of it; relative
+    /// paths begin at the folder of the configuration.
     pub fn new(
         requests: Arc<request::Metrics>,
         sessions: Arc<session::Metrics>,
         upstreams: Upstreams,
+        layer: ChannelLayer,
         folder: &Path,
     ) -> Self {
-        Self { requests, sessions, upstreams, folder: folder.into(), pending: Arc::default() }
+        Self { requests, sessions, upstreams, layer, folder: folder.into(), pending: Arc::default() }
     }
 
     /// Open sockets, of whatever route.
@@ -97,7 +101,14 @@ impl Assembly {
                 }))
             };
             let (takes, kind) = match route.handler {
-                HandlerConfig::Room(room) => (Takes::WebSocket, socket(Handler::Room(room))),
+                HandlerConfig::Room(room) => {
+                    let handler = Handler::Room(room);
+                    if handler.is_addressable() {
+                        // Before the first socket has a channel whose name it can tell.
+                        self.layer.open_channels();
+                    }
+                    (Takes::WebSocket, socket(handler))
+                }
                 HandlerConfig::Echo => (Takes::WebSocket, socket(Handler::Echo)),
                 HandlerConfig::Proxy(proxy) => {
                     let upstream = self.upstream(&config.upstreams, &proxy.upstream)?;
@@ -223,6 +234,7 @@ mod tests {
     use prometheus::{Registry, TextEncoder};
 
     use super::*;
+    use crate::channel_layer::{LayerConfig, LayerMetrics};
     use crate::config;
     use crate::reload::FileSecrets;
     use crate::upstream;
@@ -235,7 +247,9 @@ mod tests {
         let upstreams = Arc::new(upstream::Metrics::register(&registry).unwrap());
         let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
         let upstreams = Upstreams::new(upstreams, runtime.handle().clone());
-        let assembly = Assembly::new(requests, sessions, upstreams, Path::new(""));
+        let layer = LayerMetrics::register(&registry).unwrap();
+        let (layer, _task) = ChannelLayer::new(LayerConfig::Memory, Vec::new(), layer);
+        let assembly = Assembly::new(requests, sessions, upstreams, layer, Path::new(""));
         let config = |name: &str| {
             let text = format!(
                 "version = 1\n[[listener]]\nname = \"public\"\naddress = \"127.0.0.1:0\"\n\

@@ -6,7 +6,7 @@ use std::time::Duration;
 use prometheus::IntCounter;
 use tokio::sync::Notify;
 
-use crate::channel_layer::{Delivery, Inbox, Refusal, Ticket};
+use crate::channel_layer::{Delivery, Direct, Inbox, Refusal, Ticket};
 use crate::listener::Accepted;
 
 /// What may wait for a worker, in bytes of message content. Beyond it deliveries are dropped and counted:
@@ -33,6 +33,7 @@ struct Waiting {
 pub(super) enum Order {
     Serve(Accepted),
     Deliver(Delivery),
+    Direct(Direct),
     Refused(Ticket, Refusal),
     /// Take no new socket. After the grace, ask every socket to come back later, spread evenly over a time.
     Drain {
@@ -110,6 +111,11 @@ impl Inbox for WorkerInbox {
     fn deliver(&self, delivery: Delivery) {
         let bytes = delivery.message.weight();
         self.push(Order::Deliver(delivery), bytes);
+    }
+
+    fn direct(&self, direct: Direct) {
+        let bytes = direct.message.weight() + size_of_val(direct.sockets.as_slice());
+        self.push(Order::Direct(direct), bytes);
     }
 
     fn refused(&self, ticket: Ticket, refusal: Refusal) {

@@ -108,7 +108,8 @@ impl Room {
         }
     }
 
-    fn seat(&self, socket: &Rc<Socket>) {
+    /// From now on the socket hears the room.
+    pub(super) fn seat(&self, socket: &Rc<Socket>) {
         let mut benches = self.benches.borrow_mut();
         let found = benches.iter().position(|bench| Arc::ptr_eq(&bench.profile, socket.profile()));
         let at = found.unwrap_or_else(|| {
@@ -120,21 +121,22 @@ impl Room {
         let Some(bench) = benches.get_mut(at) else { return };
         // What was published before this socket joined is not for it.
         bench.flush();
-        socket.place.set(bench.members.len());
+        socket.set_place(&self.group, bench.members.len());
         bench.members.push(Rc::clone(socket));
     }
 
-    fn unseat(&self, socket: &Socket) {
+    /// From now on it does not.
+    pub(super) fn unseat(&self, socket: &Socket) {
         let mut benches = self.benches.borrow_mut();
         let Some(at) = benches.iter().position(|bench| Arc::ptr_eq(&bench.profile, socket.profile())) else {
             return;
         };
         let Some(bench) = benches.get_mut(at) else { return };
-        let place = socket.place.get();
+        let place = socket.place(&self.group);
         if bench.members.get(place).is_some_and(|member| member.id == socket.id) {
             bench.members.swap_remove(place);
             if let Some(moved) = bench.members.get(place) {
-                moved.place.set(place);
+                moved.set_place(&self.group, place);
             }
         }
         if bench.members.is_empty() {
@@ -201,14 +203,8 @@ impl Seat {
         self.room.confirmed().await;
     }
 
-    /// From now on the socket hears the room.
-    pub(super) fn take(&self, socket: &Rc<Socket>) {
-        self.room.seat(socket);
-    }
-
-    /// From now on it does not.
-    pub(super) fn leave(&self, socket: &Socket) {
-        self.room.unseat(socket);
+    pub(super) fn room(&self) -> Rc<Room> {
+        Rc::clone(&self.room)
     }
 }
 

@@ -20,7 +20,7 @@ use crate::handler::State;
 use crate::session::rate::Bucket;
 use crate::session::transport::Leave;
 use crate::session::worker::Turn;
-use crate::session::{FullQueue, Profile, Rate, RouteMetrics, Transport};
+use crate::session::{FullQueue, Profile, Rate, RouteMetrics, Seat, Transport};
 use crate::websocket::{CloseCode, OpCode, close_payload, write_frame};
 
 /// How long a client has to answer a close frame.
@@ -28,6 +28,9 @@ pub(super) const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Buffers handed to the kernel in one call; it takes 1,024 at most.
 const SLICES_MAX: usize = 64;
+
+/// The rooms that a socket may hear beside its own.
+const OTHERS_MAX: usize = 64;
 
 /// How old a socket gets, as parts of what its route says: a tenth less to a tenth more.
 const AGE_LEAST: f64 = 0.9;
@@ -51,7 +54,11 @@ pub(super) struct Socket {
     /// Whether the session task is at work: it flushes when it is done, so nobody else need be asked to.
     pub(super) attended: Cell<bool>,
     /// Where the socket stands among the members of its room.
-    pub(super) place: Cell<usize>,
+    place: Cell<usize>,
+    /// Whether it does not hear that room any more, for it was told to leave it.
+    pub(super) has_left: Cell<bool>,
+    /// The rooms that it hears beside its own.
+    others: RefCell<Vec<Other>>,
     /// When the client last sent anything, or came.
     pub(super) heard_at: Cell<Instant>,
     /// When a ping was sent that is not answered yet.
@@ -75,6 +82,14 @@ pub(super) struct Limited {
     pub(super) expires_at: Option<Instant>,
     /// What the client may still say.
     bucket: Cell<Bucket>,
+}
+
+/// A room that a socket hears beside its own.
+#[derive(Debug)]
+struct Other {
+    seat: Seat,
+    /// Where the socket stands among the members.
+    place: Cell<usize>,
 }
 
 /// What went over a socket, for its line in the log.
@@ -222,6 +237,8 @@ impl Socket {
             reader: RefCell::default(),
             attended: Cell::new(false),
             place: Cell::new(0),
+            has_left: Cell::new(false),
+            others: RefCell::default(),
             heard_at: Cell::new(Instant::now()),
             limited,
             pinged_at: Cell::new(None),
@@ -245,6 +262,62 @@ impl Socket {
 
     pub(super) fn is_open(&self) -> bool {
         matches!(self.phase.get(), Phase::Open)
+    }
+
+    /// Whether the socket hears a group.
+    pub(super) fn hears(&self, group: &GroupName) -> bool {
+        match &self.group {
+            Some(own) if own == group => !self.has_left.get(),
+            _ => self.others.borrow().iter().any(|other| other.seat.group() == group),
+        }
+    }
+
+    /// The groups that the socket hears.
+    pub(super) fn groups(&self) -> Vec<GroupName> {
+        let own = self.group.iter().filter(|_| !self.has_left.get()).cloned();
+        own.chain(self.others.borrow().iter().map(|other| other.seat.group().clone())).collect()
+    }
+
+    /// From now on the socket hears this room beside its own, unless it hears too many; says whether it does.
+    pub(super) fn join(self: &Rc<Self>, seat: Seat) -> bool {
+        if OTHERS_MAX <= self.others.borrow().len() {
+            return false;
+        }
+        let room = seat.room();
+        self.others.borrow_mut().push(Other { seat, place: Cell::new(0) });
+        room.seat(self);
+        true
+    }
+
+    /// From now on the socket does not hear that room any more, which is not its own.
+    pub(super) fn leave(&self, group: &GroupName) {
+        let at = self.others.borrow().iter().position(|other| other.seat.group() == group);
+        let Some(at) = at else { return };
+        let room = self.others.borrow().get(at).map(|other| other.seat.room());
+        if let Some(room) = room {
+            room.unseat(self);
+        }
+        // The seat is given up when the list is not borrowed any more.
+        let left = self.others.borrow_mut().swap_remove(at);
+        drop(left);
+    }
+
+    /// Where the socket stands among the members of a room.
+    pub(super) fn place(&self, group: &GroupName) -> usize {
+        self.with_place(group, Cell::get)
+    }
+
+    pub(super) fn set_place(&self, group: &GroupName, place: usize) {
+        self.with_place(group, |cell| cell.set(place));
+    }
+
+    fn with_place<T>(&self, group: &GroupName, use_place: impl FnOnce(&Cell<usize>) -> T) -> T {
+        if self.group.as_ref() != Some(group)
+            && let Some(other) = self.others.borrow().iter().find(|other| other.seat.group() == group)
+        {
+            return use_place(&other.place);
+        }
+        use_place(&self.place)
     }
 
     /// Whether more waits for the client than its queue may hold: then nothing more is read from it.

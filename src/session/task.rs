@@ -55,14 +55,14 @@ impl Worker {
         profile.metrics.connections.inc();
         let socket = Socket::new(self.new_id(), transport, profile, Rc::clone(self.turn()), group, state);
         if let Some(seat) = &seat {
-            seat.take(&socket);
+            seat.room().seat(&socket);
         }
         let mut session = Session {
             worker: Rc::clone(self),
             socket,
             decoder: Decoder::new(),
             broken: false,
-            seat,
+            _seat: seat,
             conn_id,
             _open: open,
             client: scope.client,
@@ -86,7 +86,8 @@ struct Session {
     decoder: Decoder,
     /// The client broke the protocol: what comes is thrown away until it closes.
     broken: bool,
-    seat: Option<Seat>,
+    /// As long as it is held, this node is in the group of the socket.
+    _seat: Option<Seat>,
     conn_id: u64,
     _open: Arc<OpenConn>,
     client: ClientAddr,
@@ -234,10 +235,11 @@ fn count(socket: &Socket, bytes: usize, messages: &prometheus::IntCounter) {
 impl Drop for Session {
     fn drop(&mut self) {
         let socket = &self.socket;
-        if let Some(seat) = &self.seat {
-            seat.leave(socket);
+        for group in socket.groups() {
+            self.worker.leave_group(socket, &group);
         }
         self.worker.leave(socket);
+        self.worker.perform(socket, handler::Event::Disconnect);
         let (cause, code) = match socket.phase() {
             Phase::Ended { cause, code, .. } => (cause, code),
             Phase::Answered { code, .. } => (Cause::Client, code),

@@ -14,8 +14,10 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::channel_layer::{ChannelLayer, Delivery, GroupName, Join, Message, Refusal, Ticket, WorkerId};
-use crate::handler::{Command, Event, Rendering};
+use crate::channel_layer::{
+    ChannelLayer, Delivery, Direct, GroupName, Join, Message, Refusal, Ticket, WorkerId,
+};
+use crate::handler::{Command, Directive, Event, Rendering, Skip};
 use crate::listener::Accepted;
 use crate::session::inbox::Order;
 use crate::session::room::Room;
@@ -28,6 +30,9 @@ const TIMER_STEP: Duration = Duration::from_millis(100);
 
 /// Entries of sockets that are gone, beyond as many as there are sockets, that the timers may hold.
 const TIMERS_SPARE: usize = 1_024;
+
+/// The key under which an event says which channel its sender can be answered on. Rule: Channels 1 called it so.
+const REPLY_CHANNEL: &str = "reply_channel";
 
 /// What one read may bring. One buffer serves all sockets of the worker.
 const READ_BYTES_MAX: usize = 64 << 10;
@@ -122,6 +127,7 @@ impl Worker {
                 match order {
                     Order::Serve(accepted) => self.spawn(work.serve(Rc::clone(&self), accepted)),
                     Order::Deliver(delivery) => self.deliver(&delivery),
+                    Order::Direct(direct) => self.direct(&direct),
                     Order::Refused(ticket, refusal) => self.refused(ticket, refusal),
                     Order::Drain { grace, over } => self.drain(grace, over),
                     Order::Finish => {
@@ -245,6 +251,11 @@ impl Worker {
             Command::Text(text) => socket.send(OpCode::Text, text.as_bytes()),
             Command::Binary(bytes) => socket.send(OpCode::Binary, bytes),
             Command::Publish(message) => refused = self.publish(socket, message).err(),
+            Command::PublishSigned(message) => {
+                let channel = self.layer.channel(self.ticket(socket), socket.group.as_ref());
+                let message = message.with(REPLY_CHANNEL, channel.as_str());
+                refused = self.publish(socket, message).err();
+            }
             Command::Fault(fault) => profile.metrics.fault(fault),
         });
         drop(state);
@@ -255,23 +266,71 @@ impl Worker {
 
     fn publish(&self, socket: &Rc<Socket>, message: Message) -> Result<(), Refusal> {
         if let Some(group) = &socket.group {
-            let from = Ticket { worker: self.id, socket: socket.id };
-            return self.layer.group_send(group, message, from);
+            return self.layer.group_send(group, message, self.ticket(socket));
         }
-        self.deliver_alone(socket, &message);
+        // A room without a group: the client hears itself.
+        let mut payload = self.payload.borrow_mut();
+        payload.clear();
+        let rendering = socket.profile().handler.render(&message, &mut payload);
+        show(socket, &rendering, &payload);
         Ok(())
     }
 
-    /// Delivers to one socket what it sent itself: a room without a group.
-    fn deliver_alone(&self, socket: &Rc<Socket>, message: &Message) {
-        let profile = socket.profile();
-        let mut payload = self.payload.borrow_mut();
-        payload.clear();
-        match profile.handler.render(message, &mut payload) {
-            Rendering::Text => socket.send(OpCode::Text, &payload),
-            Rendering::Binary => socket.send(OpCode::Binary, &payload),
-            Rendering::Close { code, reason } => socket.close(code, &reason, Cause::Application),
-            Rendering::Skip(skip) => profile.metrics.skipped(skip),
+    fn ticket(&self, socket: &Socket) -> Ticket {
+        Ticket { worker: self.id, socket: socket.id }
+    }
+
+    fn direct(self: &Rc<Self>, direct: &Direct) {
+        for id in &direct.sockets {
+            let socket = self.sockets.borrow().get(id).map(Rc::clone);
+            // It may have gone while the message was on its way.
+            let Some(socket) = socket else { continue };
+            let handler = &socket.profile().handler;
+            if handler.delivers(&direct.message) && direct.groups.iter().any(|group| socket.hears(group)) {
+                continue;
+            }
+            let mut payload = self.payload.borrow_mut();
+            payload.clear();
+            let directive = handler.on_direct(&direct.message, &mut payload);
+            if !matches!(directive, Directive::Show(Rendering::Skip(_))) {
+                // What came before is to be heard before.
+                for group in socket.groups() {
+                    let room = self.rooms.borrow().get(&group).map(Rc::clone);
+                    if let Some(room) = room.filter(|room| room.listed.get()) {
+                        room.flush();
+                    }
+                }
+            }
+            match directive {
+                Directive::Show(rendering) => show(&socket, &rendering, &payload),
+                Directive::Join(group) => self.join_group(&socket, group),
+                Directive::Leave(group) => self.leave_group(&socket, &group),
+            }
+        }
+    }
+
+    fn join_group(self: &Rc<Self>, socket: &Rc<Socket>, group: GroupName) {
+        // Whoever is about to end would never leave it again.
+        if !socket.is_open() || socket.hears(&group) {
+            return;
+        }
+        let seat = self.seat(group);
+        if socket.group.as_ref() == Some(seat.group()) {
+            socket.has_left.set(false);
+            seat.room().seat(socket);
+        } else if !socket.join(seat) {
+            socket.profile().metrics.skipped(Skip::TooManyGroups);
+        }
+    }
+
+    /// From now on the socket does not hear a group any more.
+    pub(super) fn leave_group(&self, socket: &Socket, group: &GroupName) {
+        if socket.group.as_ref() != Some(group) {
+            return socket.leave(group);
+        }
+        let room = self.rooms.borrow().get(group).map(Rc::clone);
+        if let Some(room) = room.filter(|_| !socket.has_left.replace(true)) {
+            room.unseat(socket);
         }
     }
 
@@ -343,6 +402,16 @@ impl Worker {
             // There is no time to wait for what comes of it.
             let _left = socket.poll_left(&mut Context::from_waker(Waker::noop()), |_| Poll::Ready(()));
         }
+    }
+}
+
+/// Sends one socket what an event is rendered to.
+fn show(socket: &Rc<Socket>, rendering: &Rendering, payload: &[u8]) {
+    match rendering {
+        Rendering::Text => socket.send(OpCode::Text, payload),
+        Rendering::Binary => socket.send(OpCode::Binary, payload),
+        Rendering::Close { code, reason } => socket.close(*code, reason, Cause::Application),
+        Rendering::Skip(skip) => socket.profile().metrics.skipped(*skip),
     }
 }
 

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anteroom::channel_layer::{
-    ChannelLayer, CoreConfig, Delivery, Inbox, Key, LayerConfig, LayerMetrics, Message, Refusal, Serializer,
-    SerializerFormat, Ticket, Value as Field, WorkerId,
+    ChannelLayer, CoreConfig, Delivery, Direct, Inbox, Key, LayerConfig, LayerMetrics, Message, Refusal,
+    Serializer, SerializerFormat, Ticket, Value as Field, WorkerId,
 };
 use prometheus::Registry;
 use redis::Commands as _;
@@ -268,6 +268,8 @@ struct Nobody;
 
 impl Inbox for Nobody {
     fn deliver(&self, _: Delivery) {}
+
+    fn direct(&self, _: Direct) {}
 
     fn refused(&self, _: Ticket, refusal: Refusal) {
         panic!("{refusal}");

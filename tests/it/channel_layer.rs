@@ -1,13 +1,15 @@
 //! What every backend of the channel layer promises, and what the ones on Redis promise when it fails.
 
+mod direct;
 mod inboxes;
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use anteroom::channel_layer::{
-    ChannelLayer, CoreConfig, Delivery, GroupName, Inbox, Join, Joined, Key, LayerConfig, LayerMetrics,
-    Message, PubSubConfig, RedisUrl, Refusal, Secret, Serializer, SerializerFormat, Ticket, Value, WorkerId,
+    ChannelLayer, CoreConfig, Delivery, Direct, GroupName, Inbox, Join, Joined, Key, LayerConfig,
+    LayerMetrics, Message, PubSubConfig, RedisUrl, Refusal, Secret, Serializer, SerializerFormat, Ticket,
+    Value, WorkerId,
 };
 use prometheus::{Registry, TextEncoder};
 use tokio::io::AsyncReadExt as _;
@@ -17,6 +19,10 @@ use tokio::time;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::channel_layer::direct::{
+    a_channel_that_nobody_here_gave_is_counted_and_nothing_more,
+    what_is_sent_to_the_channel_of_a_socket_reaches_that_one_in_order,
+};
 use crate::support::eventually;
 use crate::support::redis::RedisServer;
 
@@ -27,6 +33,7 @@ const SENDER: Ticket = Ticket { worker: WorkerId(0), socket: 7 };
 #[derive(Default)]
 struct Recorder {
     deliveries: Mutex<Vec<(GroupName, Arc<Message>)>>,
+    directs: Mutex<Vec<Direct>>,
     refusals: Mutex<Vec<(Ticket, Refusal)>>,
 }
 
@@ -35,7 +42,7 @@ impl Recorder {
     fn numbers(&self, group: &GroupName) -> Vec<i64> {
         let deliveries = self.deliveries.lock().unwrap();
         let mine = deliveries.iter().filter(|(to, _)| to == group);
-        mine.map(|(_, message)| if let Some(Value::Int(n)) = message.get("n") { *n } else { -1 }).collect()
+        mine.map(|(_, message)| number_of(message)).collect()
     }
 
     fn messages(&self) -> Vec<Message> {
@@ -50,6 +57,10 @@ impl Recorder {
 impl Inbox for Recorder {
     fn deliver(&self, delivery: Delivery) {
         self.deliveries.lock().unwrap().push((delivery.group, delivery.message));
+    }
+
+    fn direct(&self, direct: Direct) {
+        self.directs.lock().unwrap().push(direct);
     }
 
     fn refused(&self, ticket: Ticket, refusal: Refusal) {
@@ -137,6 +148,10 @@ impl Node {
         self.tasks.close();
         time::timeout(Duration::from_secs(3), self.tasks.wait()).await.expect("the task of the layer ends");
     }
+}
+
+fn number_of(message: &Message) -> i64 {
+    if let Some(Value::Int(number)) = message.get("n") { *number } else { -1 }
 }
 
 fn group(name: &str) -> GroupName {
@@ -262,6 +277,8 @@ contract! {
     every_worker_sees_the_order_of_the_others
     every_value_arrives_as_it_was_sent
     a_worker_may_come_and_go_at_once
+    what_is_sent_to_the_channel_of_a_socket_reaches_that_one_in_order
+    a_channel_that_nobody_here_gave_is_counted_and_nothing_more
 }
 
 async fn a_message_reaches_each_joined_worker_once_and_in_order(backend: &Backend) {

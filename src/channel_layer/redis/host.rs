@@ -15,9 +15,10 @@ use crate::channel_layer::message::Message;
 use crate::channel_layer::metrics::{LayerMetrics, Op, Outcome, ShardMetrics};
 use crate::channel_layer::name::GroupName;
 use crate::channel_layer::redis::members::{Change, Confirmed, Members};
-use crate::channel_layer::redis::outbox::{Outbox, Publish, Settled};
+use crate::channel_layer::redis::outbox::{Outbox, Publish, Sender, Settled};
+use crate::channel_layer::redis::wire::EncodeError;
 use crate::channel_layer::redis::{RedisUrl, Secret};
-use crate::channel_layer::{Delivery, Inbox, Join, Refusal, Ticket, WorkerId};
+use crate::channel_layer::{Delivery, Direct, Inbox, Join, Refusal, Ticket, WorkerId};
 
 /// Bad messages are logged at most this often.
 const COMPLAINT_EVERY: Duration = Duration::from_secs(10);
@@ -117,7 +118,27 @@ impl Host {
         }
     }
 
-    pub(super) fn publish(&self, publish: Publish) -> Result<(), Refusal> {
+    /// Queues a message, unless it could not be written or is too long.
+    pub(super) fn send(
+        &self,
+        op: Op,
+        channel: String,
+        payload: Result<Vec<u8>, EncodeError>,
+        bytes_max: usize,
+        ticket: Ticket,
+    ) -> Result<(), Refusal> {
+        let sent = match payload {
+            Err(_) => Err(Refusal::Encode),
+            Ok(payload) if bytes_max < payload.len() => Err(Refusal::TooLarge),
+            Ok(payload) => {
+                let from = Sender { ticket, op };
+                self.publish(Publish { channel, payload, from, since: Instant::now() })
+            }
+        };
+        sent.inspect_err(|refusal| self.count_refusal(op, *refusal))
+    }
+
+    fn publish(&self, publish: Publish) -> Result<(), Refusal> {
         let mut outbox = lock(&self.outbox);
         let (cost, first) = outbox.push(publish)?;
         drop(outbox);
@@ -129,22 +150,32 @@ impl Host {
         Ok(())
     }
 
-    pub(super) fn count_refusal(&self, refusal: Refusal) {
+    fn count_refusal(&self, op: Op, refusal: Refusal) {
         let outcome = match refusal {
-            Refusal::QueueFull => Outcome::Full,
+            Refusal::QueueFull | Refusal::ChannelFull => Outcome::Full,
             Refusal::TimedOut => Outcome::Timeout,
             Refusal::LayerDown | Refusal::TooLarge | Refusal::Encode => Outcome::Error,
         };
-        self.metrics.operation(Op::Send, outcome).inc();
+        self.metrics.operation(op, outcome).inc();
     }
 
-    /// Tells publishers that their messages were given up. No lock is held.
-    pub(super) fn refuse(&self, tickets: Vec<Ticket>, refusal: Refusal) {
-        for ticket in tickets {
-            self.count_refusal(refusal);
-            if let Some(inbox) = self.inboxes.get(ticket.worker.0) {
-                inbox.refused(ticket, refusal);
+    /// Tells who sent them what became of the messages that were under way, in their order.
+    pub(super) fn settle(&self, outcomes: impl IntoIterator<Item = Result<(), Refusal>>) {
+        let settled = lock(&self.outbox).settle();
+        self.all.publish_queue_bytes.sub(settled.bytes);
+        for (sender, outcome) in settled.senders.into_iter().zip(outcomes) {
+            match outcome {
+                Ok(()) => self.metrics.operation(sender.op, Outcome::Ok).inc(),
+                Err(refusal) => self.refuse(sender, refusal),
             }
+        }
+    }
+
+    /// Tells the sender that its message was given up. No lock is held.
+    fn refuse(&self, sender: Sender, refusal: Refusal) {
+        self.count_refusal(sender.op, refusal);
+        if let Some(inbox) = self.inboxes.get(sender.ticket.worker.0) {
+            inbox.refused(sender.ticket, refusal);
         }
     }
 
@@ -156,6 +187,36 @@ impl Host {
             inbox.deliver(Delivery { group: group.clone(), message: Arc::clone(message) });
         }
         true
+    }
+
+    /// Takes a message for single sockets from the connection of an epoch. `groups` are those that it was delivered
+    /// to already; says whether there is any worker for it.
+    pub(super) fn direct(
+        &self,
+        epoch: u64,
+        sockets: impl IntoIterator<Item = Ticket>,
+        groups: &[GroupName],
+        message: &Arc<Message>,
+    ) -> bool {
+        if !lock(&self.members).is_current(epoch) {
+            return false;
+        }
+        let mut by_worker: Vec<Vec<u64>> = vec![Vec::new(); self.inboxes.len()];
+        for ticket in sockets {
+            if let Some(sockets) = by_worker.get_mut(ticket.worker.0) {
+                sockets.push(ticket.socket);
+            }
+        }
+        let mut any = false;
+        for (inbox, mut sockets) in self.inboxes.iter().zip(by_worker) {
+            sockets.sort_unstable();
+            sockets.dedup();
+            if !sockets.is_empty() {
+                any = true;
+                inbox.direct(Direct { sockets, groups: groups.to_vec(), message: Arc::clone(message) });
+            }
+        }
+        any
     }
 
     /// Takes the confirmation of a change from the connection of an epoch.
@@ -293,9 +354,11 @@ impl Host {
         }
     }
 
-    pub(super) fn refuse_settled(&self, settled: Settled, refusal: Refusal) {
+    fn refuse_settled(&self, settled: Settled, refusal: Refusal) {
         self.all.publish_queue_bytes.sub(settled.bytes);
-        self.refuse(settled.tickets, refusal);
+        for sender in settled.senders {
+            self.refuse(sender, refusal);
+        }
     }
 
     pub(super) fn set_up(&self, gap: Option<Instant>) {

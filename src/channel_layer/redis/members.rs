@@ -79,7 +79,7 @@ impl Members {
     /// Notes a member; also says whether there is work for the writer.
     pub(super) fn join(&mut self, worker: WorkerId, group: &GroupName) -> (Join, bool) {
         let membership = self.groups.entry(group.clone()).or_default();
-        if membership.workers.is_empty() {
+        if membership.workers.is_empty() && !group.is_of_sockets() {
             self.wanted += 1;
         }
         if !membership.workers.contains(&worker) {
@@ -184,6 +184,11 @@ impl Members {
     /// Whether a group has workers here.
     pub(super) fn wants(&self, group: &GroupName) -> bool {
         self.groups.get(group).is_some_and(|membership| !membership.workers.is_empty())
+    }
+
+    /// Whether the connection of an epoch is the one in use.
+    pub(super) fn is_current(&self, epoch: u64) -> bool {
+        self.epoch == Some(epoch)
     }
 
     /// The members of a group, for a message on the connection of an epoch.

@@ -4,18 +4,19 @@ use std::collections::VecDeque;
 
 use tokio::time::{Duration, Instant};
 
+use crate::channel_layer::metrics::Op;
 use crate::channel_layer::{Refusal, Ticket};
 
 /// What a waiting message costs beyond its bytes, so that empty ones are bounded too.
 const OVERHEAD: usize = 128;
 
-/// A message to publish.
+/// A message to send.
 #[derive(Debug)]
 pub(super) struct Publish {
-    /// The Redis channel.
+    /// Whom it is for: what a layer sends it to.
     pub(super) channel: String,
     pub(super) payload: Vec<u8>,
-    pub(super) from: Ticket,
+    pub(super) from: Sender,
     /// When it came.
     pub(super) since: Instant,
 }
@@ -26,12 +27,19 @@ impl Publish {
     }
 }
 
+/// Who sent a message, and by which operation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Sender {
+    pub(super) ticket: Ticket,
+    pub(super) op: Op,
+}
+
 /// A queue bounded by bytes and age. What is being sent counts until it is answered.
 #[derive(Debug)]
 pub(super) struct Outbox {
     waiting: VecDeque<Publish>,
     /// Who sent what is under way, in order.
-    under_way: Vec<Ticket>,
+    under_way: Vec<Sender>,
     under_way_bytes: usize,
     bytes: usize,
     bytes_max: usize,
@@ -42,7 +50,7 @@ pub(super) struct Outbox {
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Settled {
     /// Who sent it.
-    pub(super) tickets: Vec<Ticket>,
+    pub(super) senders: Vec<Sender>,
     /// How many bytes became free.
     pub(super) bytes: i64,
 }
@@ -98,7 +106,7 @@ impl Outbox {
     pub(super) fn settle(&mut self) -> Settled {
         let bytes = std::mem::take(&mut self.under_way_bytes);
         self.bytes -= bytes;
-        Settled { tickets: std::mem::take(&mut self.under_way), bytes: signed(bytes) }
+        Settled { senders: std::mem::take(&mut self.under_way), bytes: signed(bytes) }
     }
 
     /// Gives up what has waited too long.
@@ -107,7 +115,7 @@ impl Outbox {
         while let Some(publish) = self.waiting.pop_front_if(|publish| publish.since + self.age_max <= now) {
             self.bytes -= publish.cost();
             settled.bytes += signed(publish.cost());
-            settled.tickets.push(publish.from);
+            settled.senders.push(publish.from);
         }
         settled
     }
@@ -127,12 +135,12 @@ mod tests {
     use super::*;
     use crate::channel_layer::WorkerId;
 
-    fn ticket(socket: u64) -> Ticket {
-        Ticket { worker: WorkerId(0), socket }
+    fn sender(socket: u64) -> Sender {
+        Sender { ticket: Ticket { worker: WorkerId(0), socket }, op: Op::GroupSend }
     }
 
     fn publish(socket: u64, len: usize, since: Instant) -> Publish {
-        Publish { channel: String::new(), payload: vec![0; len], from: ticket(socket), since }
+        Publish { channel: String::new(), payload: vec![0; len], from: sender(socket), since }
     }
 
     #[test]
@@ -146,10 +154,10 @@ mod tests {
         assert_eq!(outbox.push(publish(3, 1000, now)), Err(Refusal::TooLarge));
         assert_eq!(outbox.take(1, 9).len(), 1);
         assert_eq!(outbox.push(publish(3, 10, now)), Err(Refusal::QueueFull));
-        assert_eq!(outbox.settle(), Settled { tickets: vec![ticket(1)], bytes: 138 });
+        assert_eq!(outbox.settle(), Settled { senders: vec![sender(1)], bytes: 138 });
         assert_eq!(outbox.settle(), Settled::default());
         assert_eq!(outbox.push(publish(3, 10, now)), Ok((138, false)));
-        let order: Vec<_> = outbox.take(1000, 9).iter().map(|publish| publish.from.socket).collect();
+        let order: Vec<_> = outbox.take(1000, 9).iter().map(|publish| publish.from.ticket.socket).collect();
         assert_eq!(order, [2, 3]);
     }
 
@@ -162,7 +170,7 @@ mod tests {
         assert_eq!(outbox.expires_at(), Some(now + Duration::from_secs(5)));
         assert_eq!(outbox.expire(now + Duration::from_secs(4)), Settled::default());
         let settled = outbox.expire(now + Duration::from_secs(5));
-        assert_eq!(settled, Settled { tickets: vec![ticket(1)], bytes: 128 });
+        assert_eq!(settled, Settled { senders: vec![sender(1)], bytes: 128 });
         assert_eq!(outbox.expires_at(), Some(now + Duration::from_secs(6)));
     }
 }

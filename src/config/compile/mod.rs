@@ -6,6 +6,7 @@ mod upstream;
 mod route;
 mod room;
 mod proxy;
+mod direct;
 mod files;
 mod respond;
 

@@ -49,6 +49,8 @@ impl Compiler<'_> {
         if let (true, Some(receive), Some(deliver)) = (publish, &receive, &deliver) {
             self.is_heard(table, receive, deliver);
         }
+        let direct = self.direct(table, deliver.as_deref());
+        let announce = self.announce(table);
         let welcome = table.welcome.as_ref().map_or_else(|| "[Welcome {username}!]", |at| self.welcome(at));
         let username = match &table.username {
             Some(at) => self.template(at, pattern),
@@ -60,20 +62,27 @@ impl Compiler<'_> {
             publish,
             receive: receive?,
             deliver: deliver?,
+            direct: direct?,
+            announce: announce?,
             welcome: (format == Format::Text && !welcome.is_empty()).then(|| welcome.to_owned()),
             username: username?,
         })
     }
 
     fn receive(&self, table: &RouteTable, format: Format) -> Option<Receive> {
-        let fallback = Receive { kind: default_kind(format).to_owned(), pick: default_pick(format) };
+        let fallback = Receive {
+            kind: default_kind(format).to_owned(),
+            pick: default_pick(format),
+            reply_channel: false,
+        };
         let Some(at) = &table.receive else { return Some(fallback) };
         let kind = match &at.value.kind {
             Some(kind) => self.event_type(kind),
             None => Some(fallback.kind),
         };
         let pick = self.pick(&at.value, format, fallback.pick);
-        Some(Receive { kind: kind?, pick: pick? })
+        let reply_channel = self.reply_channel(table, &at.value)?;
+        Some(Receive { kind: kind?, pick: pick?, reply_channel })
     }
 
     fn deliver(&self, table: &RouteTable, format: Format, receive: Option<&Receive>) -> Option<Vec<Deliver>> {
@@ -121,7 +130,7 @@ impl Compiler<'_> {
     }
 
     /// Rule: Channels calls the method of that name, with `_` for `.`, and none that begins with `_`.
-    fn event_type(&self, at: &At<String>) -> Option<String> {
+    pub(super) fn event_type(&self, at: &At<String>) -> Option<String> {
         let kind = at.value.as_str();
         let (message, help) = if kind.is_empty() {
             ("an event type must not be empty".to_owned(), "write `chat.message`, say")
@@ -134,6 +143,11 @@ impl Compiler<'_> {
             (
                 format!("the event type `{kind}` is reserved"),
                 "`websocket.send` and `websocket.close` are understood in every room, and only from the layer",
+            )
+        } else if kind.starts_with("edge.") {
+            (
+                format!("the event type `{kind}` is reserved"),
+                "`edge.group_add` and `edge.group_discard` are for `direct`, and only from the layer",
             )
         } else if kind.contains(|ch: char| ch.is_whitespace() || ch.is_control()) {
             (

@@ -337,9 +337,8 @@ fn owners(key: &str) -> &'static [HandlerWord] {
         "ping" | "max_message" | "queue" | "rate" | "max_age" | "idle" | "subprotocols" => {
             &[HandlerWord::Room, HandlerWord::Echo]
         }
-        "group" | "format" | "publish" | "receive" | "deliver" | "welcome" | "username" => {
-            &[HandlerWord::Room]
-        }
+        "group" | "format" | "publish" | "receive" | "deliver" | "direct" | "announce" | "welcome"
+        | "username" => &[HandlerWord::Room],
         "upstream" | "max_body" | "try_files" => &[HandlerWord::Proxy],
         "root" | "index" => &[HandlerWord::Static],
         "precompressed" | "cache_control" => &[HandlerWord::Static, HandlerWord::Proxy],

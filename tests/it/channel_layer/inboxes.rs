@@ -19,7 +19,7 @@ use crate::support::redis::RedisServer;
 const RETURN_MAX: Duration = Duration::from_secs(10);
 const GROUP: &str = "asgi:group:room";
 
-async fn ask<T: FromRedisValue>(redis: &mut MultiplexedConnection, command: &str) -> T {
+pub(super) async fn ask<T: FromRedisValue>(redis: &mut MultiplexedConnection, command: &str) -> T {
     let mut words = command.split(' ');
     let mut command = cmd(words.next().unwrap());
     for word in words {
@@ -28,7 +28,7 @@ async fn ask<T: FromRedisValue>(redis: &mut MultiplexedConnection, command: &str
     command.query_async(redis).await.unwrap()
 }
 
-fn core(server: &RedisServer) -> CoreConfig {
+pub(super) fn core(server: &RedisServer) -> CoreConfig {
     CoreConfig { hosts: urls(&[server]), ..CoreConfig::default() }
 }
 
@@ -39,17 +39,17 @@ async fn member(redis: &mut MultiplexedConnection) -> String {
     member
 }
 
-fn inbox_of(member: &str) -> String {
+pub(super) fn inbox_of(member: &str) -> String {
     format!("asgi{}!", member.split_once('!').unwrap().0)
 }
 
 /// What a process in Python puts into an inbox.
-fn envelope(message: &Message, address: impl Into<Value>) -> Vec<u8> {
+pub(super) fn envelope(message: &Message, address: impl Into<Value>) -> Vec<u8> {
     let message = message.clone().with("__asgi_channel__", address);
     [b"PREFIX12byte".to_vec(), Serializer::default().encode(&message).unwrap()].concat()
 }
 
-async fn put(redis: &mut MultiplexedConnection, inbox: &str, score: f64, envelope: &[u8]) {
+pub(super) async fn put(redis: &mut MultiplexedConnection, inbox: &str, score: f64, envelope: &[u8]) {
     let added: i64 = cmd("ZADD").arg(inbox).arg(score).arg(envelope).query_async(redis).await.unwrap();
     assert_eq!(added, 1);
 }
@@ -58,11 +58,11 @@ fn numbered(number: i64) -> Message {
     Message::new("test").with("n", number)
 }
 
-fn now() -> f64 {
+pub(super) fn now() -> f64 {
     std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs_f64()
 }
 
-fn dropped(node: &Node, reason: &str) -> i64 {
+pub(super) fn dropped(node: &Node, reason: &str) -> i64 {
     node.metric("anteroom_layer_messages_dropped_total", &[("reason", reason)])
 }
 

@@ -391,7 +391,7 @@ impl Writer<'_> {
             return Ok(Turn::Idle);
         }
         let mut groups: Vec<&str> = Vec::new();
-        for publish in &batch {
+        for publish in batch.iter().filter(|publish| publish.from.op == Op::GroupSend) {
             if !groups.contains(&publish.channel.as_str()) {
                 groups.push(&publish.channel);
             }
@@ -422,7 +422,11 @@ impl Writer<'_> {
             });
             let members: HashMap<_, _> = members.collect();
             self.send(&batch, members).await?;
-            host.metrics.took(Op::Send, started_at.elapsed());
+            for op in [Op::GroupSend, Op::Send] {
+                if batch.iter().any(|publish| publish.from.op == op) {
+                    host.metrics.took(op, started_at.elapsed());
+                }
+            }
         }
         Ok(if more { Turn::MoreChanges } else { Turn::Done })
     }
@@ -470,7 +474,7 @@ impl Writer<'_> {
         }
     }
 
-    /// Puts a batch into the inboxes of the members of its groups.
+    /// Puts a batch into the inboxes of its channels and of the members of its groups.
     async fn send(
         &mut self,
         batch: &[Publish],
@@ -494,48 +498,50 @@ impl Writer<'_> {
                 Some((*group, buckets(&names, &shard.common.keys, &shard.common.capacities, hosts)))
             })
             .collect();
-        let mut failed = vec![false; batch.len()];
+        let mut outcomes = Outcomes(vec![Ok(()); batch.len()]);
         let mut posts: Vec<Post> = (0..hosts).map(|_| Post::default()).collect();
-        for (publish, failed) in batch.iter().zip(&mut failed) {
-            if let Some(Err(error)) = members.get(publish.channel.as_str()) {
-                host.note_refusal(Op::Send, error);
-                *failed = true;
-            }
-        }
         for (number, publish) in batch.iter().enumerate() {
-            for bucket in sorted.get(publish.channel.as_str()).into_iter().flatten() {
+            let channel = publish.channel.as_str();
+            let envelope = &shard.common.envelope;
+            let to_one;
+            let buckets = match publish.from.op {
+                Op::Send => {
+                    to_one = buckets(&[channel], &shard.common.keys, &shard.common.capacities, hosts);
+                    to_one.as_slice()
+                }
+                _ => sorted.get(channel).map_or(&[][..], Vec::as_slice),
+            };
+            if let (Op::GroupSend, Some(Err(error))) = (publish.from.op, members.get(channel)) {
+                host.note_refusal(Op::GroupSend, error);
+                outcomes.fail(number, Refusal::LayerDown);
+            }
+            for bucket in buckets {
                 let Some(post) = posts.get_mut(bucket.host) else { continue };
-                let sealed = shard.common.envelope.seal(&publish.payload, &bucket.channels, random);
+                let sealed = match publish.from.op {
+                    // It says whom it is for already.
+                    Op::Send => Ok(envelope.wrap(publish.payload.clone(), random)),
+                    _ => envelope.seal(&publish.payload, &bucket.channels, random),
+                };
                 match sealed {
-                    Ok(member) => post.add(number, bucket, member),
-                    Err(_) => failed.iter_mut().skip(number).take(1).for_each(|failed| *failed = true),
+                    Ok(member) => post.add(number, publish.from.op, bucket, member),
+                    Err(_) => outcomes.fail(number, Refusal::Encode),
                 }
                 if post.is_full() {
                     let post = std::mem::take(post);
-                    self.post(bucket.host, post, &mut failed).await?;
+                    self.post(bucket.host, post, &mut outcomes).await?;
                 }
             }
         }
         for (index, post) in posts.into_iter().enumerate().filter(|(_, post)| !post.letters.is_empty()) {
-            self.post(index, post, &mut failed).await?;
+            self.post(index, post, &mut outcomes).await?;
         }
-        let settled = lock(&host.outbox).settle();
-        host.all.publish_queue_bytes.sub(settled.bytes);
-        let mut refused = Vec::new();
-        for (ticket, failed) in settled.tickets.into_iter().zip(failed) {
-            if failed {
-                refused.push(ticket);
-            } else {
-                host.metrics.operation(Op::Send, Outcome::Ok).inc();
-            }
-        }
-        host.refuse(refused, Refusal::LayerDown);
+        host.settle(outcomes.0);
         self.clear_dead(&members).await
     }
 
-    /// Puts letters into inboxes on one host. What finds no room is dropped, as in Python; but our own inbox is
-    /// one that we empty ourselves, and for that a letter waits a little.
-    async fn post(&mut self, index: usize, mut post: Post, failed: &mut [bool]) -> Result<(), String> {
+    /// Puts letters into inboxes on one host. What finds no room is dropped, or refused when it was for one channel,
+    /// as in Python; but our own inbox is one that we empty ourselves, and for that a letter waits a little.
+    async fn post(&mut self, index: usize, mut post: Post, outcomes: &mut Outcomes) -> Result<(), String> {
         let shard = self.shard;
         let deadline = Instant::now() + ROOM_MAX;
         loop {
@@ -550,15 +556,15 @@ impl Writer<'_> {
                 };
                 // Its own task finds out what is wrong with that host.
                 let Some(answer) = answered else {
-                    post.fail(failed);
+                    outcomes.fail_all(&post.letters, Refusal::LayerDown);
                     return Ok(());
                 };
                 answer
             };
             let full = match answer.into_iter().next_back() {
                 Some(Value::ServerError(error)) => {
-                    shard.host.note_refusal(Op::Send, &error);
-                    post.fail(failed);
+                    shard.host.note_refusal(Op::GroupSend, &error);
+                    outcomes.fail_all(&post.letters, Refusal::LayerDown);
                     return Ok(());
                 }
                 Some(Value::Array(full)) => full,
@@ -570,10 +576,13 @@ impl Writer<'_> {
                 index == shard.host.index && post.inboxes.get(letter.inbox) == Some(&shard.inbox)
             });
             let waits = !own.is_empty() && Instant::now() < deadline;
-            let lost = others.len() + if waits { 0 } else { own.len() };
-            if lost != 0 {
-                shard.host.all.dropped_over_capacity.inc_by(lost as u64);
-                shard.host.complain_full(&post.inboxes, lost);
+            let (own, lost) = if waits { (own, others) } else { (Vec::new(), [others, own].concat()) };
+            let (to_groups, to_one): (Vec<_>, Vec<_>) =
+                lost.into_iter().partition(|letter| letter.op == Op::GroupSend);
+            outcomes.fail_all(&to_one, Refusal::ChannelFull);
+            if !to_groups.is_empty() {
+                shard.host.all.dropped_over_capacity.inc_by(to_groups.len() as u64);
+                shard.host.complain_full(&post.inboxes, to_groups.len());
             }
             if !waits {
                 return Ok(());
@@ -635,9 +644,11 @@ struct Post {
     bytes: usize,
 }
 
+#[derive(Clone)]
 struct Letter {
     /// The place of its message in the batch.
     message: usize,
+    op: Op,
     /// The place of its inbox.
     inbox: usize,
     capacity: u64,
@@ -645,14 +656,14 @@ struct Letter {
 }
 
 impl Post {
-    fn add(&mut self, message: usize, bucket: &Bucket<'_>, member: Vec<u8>) {
+    fn add(&mut self, message: usize, op: Op, bucket: &Bucket<'_>, member: Vec<u8>) {
         let known = self.inboxes.iter().position(|inbox| *inbox == bucket.inbox);
         let inbox = known.unwrap_or_else(|| {
             self.inboxes.push(bucket.inbox.clone());
             self.inboxes.len() - 1
         });
         self.bytes += member.len();
-        self.letters.push(Letter { message, inbox, capacity: bucket.capacity, member });
+        self.letters.push(Letter { message, op, inbox, capacity: bucket.capacity, member });
     }
 
     fn is_full(&self) -> bool {
@@ -685,12 +696,21 @@ impl Post {
         let letters = std::mem::take(&mut self.letters).into_iter().enumerate();
         letters.filter(|(place, _)| places.contains(place)).map(|(_, letter)| letter).collect()
     }
+}
 
-    fn fail(&self, failed: &mut [bool]) {
-        for letter in &self.letters {
-            if let Some(failed) = failed.get_mut(letter.message) {
-                *failed = true;
-            }
+/// What became of the messages of a batch. The first failure of each counts.
+struct Outcomes(Vec<Result<(), Refusal>>);
+
+impl Outcomes {
+    fn fail(&mut self, message: usize, refusal: Refusal) {
+        if let Some(outcome @ Ok(())) = self.0.get_mut(message) {
+            *outcome = Err(refusal);
+        }
+    }
+
+    fn fail_all(&mut self, letters: &[Letter], refusal: Refusal) {
+        for letter in letters {
+            self.fail(letter.message, refusal);
         }
     }
 }
@@ -728,6 +748,9 @@ fn members(mut answers: impl Iterator<Item = Value>) -> Result<Vec<String>, redi
 
 /// Sends commands and waits for all answers.
 async fn ask(connection: &mut MultiplexedConnection, commands: &Pipeline) -> Result<Vec<Value>, String> {
+    if commands.is_empty() {
+        return Ok(Vec::new());
+    }
     let asked = connection.send_packed_commands(commands, 0, commands.len());
     match time::timeout(ANSWER_MAX, asked).await {
         Ok(Ok(answers)) => Ok(answers),

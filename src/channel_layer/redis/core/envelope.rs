@@ -1,6 +1,7 @@
 //! What a message is in an inbox.
 
 use crate::channel_layer::message::{Message, Value};
+use crate::channel_layer::name::ChannelName;
 use crate::channel_layer::redis::wire::{DecodeError, EncodeError, Serializer};
 
 /// The key under which a message says whom it is for.
@@ -35,6 +36,21 @@ impl Envelope {
         self.serializer.body(message)
     }
 
+    /// A message for one channel, with its name. A general channel is not named: it has an inbox of its own.
+    ///
+    /// # Errors
+    ///
+    /// It cannot be written. The publisher is at fault.
+    pub(super) fn body_for(&self, message: &Message, channel: &ChannelName) -> Result<Vec<u8>, EncodeError> {
+        if message.get(ADDRESS).is_some() {
+            return Err(EncodeError::Reserved);
+        }
+        if !channel.as_str().contains('!') {
+            return self.serializer.body(message);
+        }
+        self.serializer.body(&message.clone().with(ADDRESS, channel.as_str()))
+    }
+
     /// The envelope of a body for some channels of one inbox. `random` gives as many bytes as it is asked for.
     ///
     /// # Errors
@@ -46,11 +62,16 @@ impl Envelope {
         channels: &[&str],
         random: impl FnOnce(&mut [u8]),
     ) -> Result<Vec<u8>, EncodeError> {
-        let sealed = self.serializer.seal(self.serializer.extend(body, ADDRESS, channels)?);
+        Ok(self.wrap(self.serializer.extend(body, ADDRESS, channels)?, random))
+    }
+
+    /// The envelope of a body that needs no names of channels any more.
+    pub(super) fn wrap(&self, body: Vec<u8>, random: impl FnOnce(&mut [u8])) -> Vec<u8> {
+        let sealed = self.serializer.seal(body);
         let mut member = vec![0; self.prefix_len];
         random(&mut member);
         member.extend_from_slice(&sealed);
-        Ok(member)
+        member
     }
 
     /// The message in an envelope and the channels that it is for. `now` is in seconds since 1970.

@@ -21,20 +21,20 @@ use std::sync::{Arc, Mutex};
 use redis::aio::MultiplexedConnection;
 use tokio::sync::Notify;
 use tokio::task::JoinSet;
-use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::error;
 
+use crate::channel_layer::address::Addresses;
 use crate::channel_layer::message::Message;
-use crate::channel_layer::metrics::{InboxMetrics, LayerMetrics};
-use crate::channel_layer::name::GroupName;
+use crate::channel_layer::metrics::{InboxMetrics, LayerMetrics, Op};
+use crate::channel_layer::name::{ChannelName, GroupName};
 use crate::channel_layer::redis::core::capacity::Capacities;
 use crate::channel_layer::redis::core::clock::Clock;
 use crate::channel_layer::redis::core::envelope::Envelope;
-use crate::channel_layer::redis::core::names::{CoreKeys, Node};
+use crate::channel_layer::redis::core::names::{CoreKeys, Node, non_local};
 use crate::channel_layer::redis::host::{Host, lock};
 use crate::channel_layer::redis::members::Members;
-use crate::channel_layer::redis::outbox::{Outbox, Publish};
+use crate::channel_layer::redis::outbox::Outbox;
 use crate::channel_layer::redis::shard::host_index;
 use crate::channel_layer::redis::wire::DecodeError;
 use crate::channel_layer::redis::{CoreConfig, RedisUrl};
@@ -67,6 +67,7 @@ impl Core {
             lease: config.lease,
             bytes_max: config.message_bytes_max,
             clock: Clock::default(),
+            addresses: Addresses::default(),
             links: urls.iter().map(|_| Mutex::default()).collect(),
         });
         let hosts = urls.len();
@@ -83,6 +84,7 @@ impl Core {
                 common: Arc::clone(&common),
                 inbox: common.keys.inbox(&node.channel()),
                 lease: common.keys.lease(&node.id),
+                socket_prefix: node.socket_prefix(),
                 node,
                 capacity,
                 groups: Mutex::default(),
@@ -113,15 +115,29 @@ impl Core {
         from: Ticket,
     ) -> Result<(), Refusal> {
         let shard = self.shard(group).ok_or(Refusal::LayerDown)?;
-        let sent = match self.common.envelope.body(message) {
-            Err(_) => Err(Refusal::Encode),
-            Ok(body) if self.common.bytes_max < body.len() => Err(Refusal::TooLarge),
-            Ok(payload) => {
-                let channel = group.as_str().to_owned();
-                shard.host.publish(Publish { channel, payload, from, since: Instant::now() })
-            }
-        };
-        sent.inspect_err(|refusal| shard.host.count_refusal(*refusal))
+        let body = self.common.envelope.body(message);
+        shard.host.send(Op::GroupSend, group.as_str().to_owned(), body, self.common.bytes_max, from)
+    }
+
+    /// To the host where the channel is read, which is not where Python would write.
+    pub(in crate::channel_layer) fn send(
+        &self,
+        channel: &ChannelName,
+        message: &Message,
+        from: Ticket,
+    ) -> Result<(), Refusal> {
+        let name = channel.as_str();
+        let index = host_index(non_local(name).as_bytes(), self.shards.len());
+        let shard = self.shards.get(index).ok_or(Refusal::LayerDown)?;
+        let body = self.common.envelope.body_for(message, channel);
+        shard.host.send(Op::Send, name.to_owned(), body, self.common.bytes_max, from)
+    }
+
+    pub(in crate::channel_layer) fn channel(&self, socket: Ticket, group: Option<&GroupName>) -> ChannelName {
+        // A layer has one host at least, so there is a first one.
+        let shard = group.and_then(|group| self.shard(group)).or(self.shards.first());
+        let local = |salt| self.common.addresses.name(socket, salt);
+        ChannelName::made(shard.map_or_else(|| local(0), |shard| shard.node.socket(local)))
     }
 
     pub(in crate::channel_layer) fn health(&self) -> Health {
@@ -166,6 +182,7 @@ struct Common {
     /// The longest message.
     bytes_max: usize,
     clock: Clock,
+    addresses: Addresses,
     /// The connections that are up, by host: the inboxes of a group's members are on any of them.
     links: Vec<Mutex<Option<MultiplexedConnection>>>,
 }
@@ -189,6 +206,8 @@ struct Shard {
     /// The keys of this node.
     inbox: String,
     lease: String,
+    /// What the names of its sockets' channels begin with.
+    socket_prefix: String,
     /// How many messages may wait in the inbox, as far as we are asked.
     capacity: u64,
     /// The groups of this node by the names of their members.
@@ -238,18 +257,25 @@ impl Shard {
             }
         };
         let mut groups: Vec<GroupName> = Vec::new();
+        let mut sockets: Vec<Ticket> = Vec::new();
         {
             let known = lock(&self.groups);
-            for group in channels.iter().filter_map(|channel| known.get(channel)) {
-                // Each group hears a message once, however often it is named.
-                if !groups.contains(group) {
-                    groups.push(group.clone());
+            for channel in &channels {
+                match known.get(channel) {
+                    // Each group hears a message once, however often it is named.
+                    Some(group) if groups.contains(group) => {}
+                    Some(group) => groups.push(group.clone()),
+                    None => {
+                        let local = channel.strip_prefix(&self.socket_prefix);
+                        sockets.extend(local.and_then(|local| self.common.addresses.find(local)));
+                    }
                 }
             }
         }
-        let mut heard = false;
-        for group in groups {
-            heard |= self.host.deliver(epoch, group.as_str(), &message);
+        groups.retain(|group| self.host.deliver(epoch, group.as_str(), &message));
+        let mut heard = !groups.is_empty();
+        if !sockets.is_empty() {
+            heard |= self.host.direct(epoch, sockets, &groups, &message);
         }
         if !heard {
             all.dropped_unknown_target.inc();

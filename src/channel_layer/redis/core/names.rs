@@ -6,9 +6,11 @@ use sha2::{Digest as _, Sha256};
 
 use crate::channel_layer::redis::shard::host_index;
 
-/// What the local part of a member's name begins with when it stands for a node and a group. A consumer in
-/// Python has 32 hexadecimal digits there.
+/// What the local part of a name begins with when it belongs to a node, and not to a process of Python, which has 32
+/// hexadecimal digits there. For a group as many follow.
 const MARK: &str = "anteroom.";
+/// What follows the mark in the name of a socket.
+const SOCKET: &str = "socket.";
 
 /// The keys under a prefix.
 #[derive(Clone, Debug)]
@@ -47,7 +49,7 @@ pub(super) fn non_local(channel: &str) -> &str {
     }
 }
 
-/// The node in the name of a member that stands for a node and a group.
+/// The node in the name of a group's member that belongs to one: the node itself, or a socket of it.
 pub(super) fn node_of(channel: &str) -> Option<&str> {
     let (node, local) = channel.strip_prefix("specific.")?.split_once('!')?;
     local.starts_with(MARK).then_some(node)
@@ -97,11 +99,26 @@ impl Node {
         let fits = |name: &String| host_index(name.as_bytes(), self.hosts) == self.host;
         (0..u8::MAX).map(name).find(fits).unwrap_or_else(|| name(u8::MAX))
     }
+
+    /// What the name of a socket's channel begins with.
+    pub(super) fn socket_prefix(&self) -> String {
+        format!("{}{MARK}{SOCKET}", self.channel())
+    }
+
+    /// The name of a socket's channel, whose rest `local` gives, another one for each number. It is chosen as that of
+    /// a member is, so that Python writes where this node reads.
+    pub(super) fn socket(&self, local: impl Fn(u8) -> String) -> String {
+        let prefix = self.socket_prefix();
+        let name = |salt| format!("{prefix}{}", local(salt));
+        let fits = |name: &String| host_index(name.as_bytes(), self.hosts) == self.host;
+        (0..u8::MAX).map(name).find(fits).unwrap_or_else(|| name(u8::MAX))
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::channel_layer::name::ChannelName;
 
     fn random() -> impl FnMut() -> u128 {
         let mut rng = fastrand::Rng::with_seed(7);
@@ -146,6 +163,23 @@ mod tests {
                     assert!(member.len() < 100 && member == node.member(group), "{member}");
                 }
                 assert_ne!(node.member("g"), node.member("h"));
+            }
+        }
+    }
+
+    #[test]
+    fn a_socket_is_written_to_where_its_node_reads() {
+        for hosts in 1..=5 {
+            for host in 0..hosts {
+                let node = Node::new(host, hosts, random());
+                for socket in 0..20 {
+                    let name = node.socket(|salt| format!("{salt:02x}{socket:030x}"));
+                    assert_eq!(host_index(name.as_bytes(), hosts), host, "{name}");
+                    assert_eq!((non_local(&name), node_of(&name)), (&*node.channel(), Some(&*node.id)));
+                    assert!(name.parse::<ChannelName>().is_ok(), "{name}");
+                    let local = name.strip_prefix(&node.socket_prefix()).unwrap();
+                    assert!(local.ends_with(&format!("{socket:030x}")), "{name}");
+                }
             }
         }
     }

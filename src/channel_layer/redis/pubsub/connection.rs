@@ -14,7 +14,8 @@ use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
 use crate::channel_layer::Refusal;
-use crate::channel_layer::metrics::{Op, Outcome};
+use crate::channel_layer::metrics::Op;
+use crate::channel_layer::name::GroupName;
 use crate::channel_layer::redis::host::{
     ANSWER_MAX, BATCH_BYTES, Backoff, CHANGES_MAX, CONNECT_MAX, DownAtEnd, End, FAREWELL_MAX, PING_EVERY,
     PING_MAX, PINGS_MISSED_MAX, lock,
@@ -85,6 +86,12 @@ impl Shard {
         match (&push.kind, push.data.as_slice()) {
             (PushKind::Message, [Value::BulkString(channel), Value::BulkString(payload)]) => {
                 self.deliver(epoch, channel, payload);
+            }
+            (PushKind::PMessage, [_, Value::BulkString(channel), Value::BulkString(payload)]) => {
+                self.direct(epoch, channel, payload);
+            }
+            (PushKind::PSubscribe, _) => {
+                self.host.confirm(epoch, GroupName::of_sockets().as_str(), Confirmed::Subscribed);
             }
             (PushKind::Subscribe, [Value::BulkString(channel), ..]) => {
                 self.confirm(epoch, channel, Confirmed::Subscribed);
@@ -169,21 +176,29 @@ impl Shard {
         let count = changes.len() + batch.len();
         let mut commands = Pipeline::with_capacity(count);
         for change in &changes {
-            let (command, group) = match change {
-                Change::Subscribe(group) => ("SUBSCRIBE", group),
-                Change::Unsubscribe(group) => ("UNSUBSCRIBE", group),
+            let keys = &self.codec.keys;
+            match change {
+                // Nobody leaves them again.
+                Change::Subscribe(group) if group.is_of_sockets() => {
+                    commands.cmd("PSUBSCRIBE").arg(keys.sockets_pattern())
+                }
+                Change::Subscribe(group) => commands.cmd("SUBSCRIBE").arg(keys.group_channel(group.as_str())),
+                Change::Unsubscribe(group) => {
+                    commands.cmd("UNSUBSCRIBE").arg(keys.group_channel(group.as_str()))
+                }
             };
-            commands.cmd(command).arg(self.codec.keys.group_channel(group.as_str()));
         }
         for publish in &batch {
             commands.cmd("PUBLISH").arg(&publish.channel).arg(&publish.payload);
         }
-        let publishes = !batch.is_empty();
+        let sends = |op| batch.iter().any(|publish| publish.from.op == op);
+        let (group_sends, sends) = (sends(Op::GroupSend), sends(Op::Send));
         drop(batch);
         let started_at = Instant::now();
         let answers = connection.send_packed_commands(&commands, 0, count).await?;
         let ops = [
-            (Op::Send, publishes),
+            (Op::GroupSend, group_sends),
+            (Op::Send, sends),
             (Op::Add, changes.iter().any(|change| matches!(change, Change::Subscribe(_)))),
             (Op::Discard, changes.iter().any(|change| matches!(change, Change::Unsubscribe(_)))),
         ];
@@ -199,18 +214,11 @@ impl Shard {
         if !changes.is_empty() {
             self.host.show();
         }
-        let settled = lock(&self.host.outbox).settle();
-        self.host.all.publish_queue_bytes.sub(settled.bytes);
-        let mut refused = Vec::new();
-        for (ticket, answer) in settled.tickets.into_iter().zip(answers) {
-            if let Value::ServerError(error) = answer {
-                self.host.note_refusal(Op::Send, error);
-                refused.push(ticket);
-            } else {
-                self.host.metrics.operation(Op::Send, Outcome::Ok).inc();
-            }
-        }
-        self.host.refuse(refused, Refusal::LayerDown);
+        self.host.settle(answers.map(|answer| {
+            let Value::ServerError(error) = answer else { return Ok(()) };
+            self.host.note_refusal(Op::GroupSend, error);
+            Err(Refusal::LayerDown)
+        }));
         Ok(if more { Turn::MoreChanges } else { Turn::Done })
     }
 

@@ -11,17 +11,17 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use tokio::task::JoinSet;
-use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::error;
 
+use crate::channel_layer::address::Addresses;
 use crate::channel_layer::message::Message;
-use crate::channel_layer::metrics::LayerMetrics;
-use crate::channel_layer::name::GroupName;
+use crate::channel_layer::metrics::{LayerMetrics, Op};
+use crate::channel_layer::name::{ChannelName, GroupName};
 use crate::channel_layer::redis::host::Host;
 use crate::channel_layer::redis::keys::Keys;
 use crate::channel_layer::redis::members::{Confirmed, Members};
-use crate::channel_layer::redis::outbox::{Outbox, Publish};
+use crate::channel_layer::redis::outbox::Outbox;
 use crate::channel_layer::redis::shard::host_index;
 use crate::channel_layer::redis::wire::Serializer;
 use crate::channel_layer::redis::{PubSubConfig, RedisUrl};
@@ -40,7 +40,8 @@ impl PubSub {
         metrics: LayerMetrics,
     ) -> Self {
         let codec = Arc::new(Codec {
-            keys: Keys::new(&config.prefix),
+            keys: Keys::new(&config.prefix, fastrand::u128(..)),
+            addresses: Addresses::default(),
             serializer: config.serializer,
             bytes_max: config.message_bytes_max,
         });
@@ -80,12 +81,31 @@ impl PubSub {
     ) -> Result<(), Refusal> {
         let channel = self.codec.keys.group_channel(group.as_str());
         let shard = self.shard(&channel).ok_or(Refusal::LayerDown)?;
-        let sent = match self.codec.serializer.encode(message) {
-            Err(_) => Err(Refusal::Encode),
-            Ok(payload) if self.codec.bytes_max < payload.len() => Err(Refusal::TooLarge),
-            Ok(payload) => shard.host.publish(Publish { channel, payload, from, since: Instant::now() }),
-        };
-        sent.inspect_err(|refusal| shard.host.count_refusal(*refusal))
+        let payload = self.codec.serializer.encode(message);
+        shard.host.send(Op::GroupSend, channel, payload, self.codec.bytes_max, from)
+    }
+
+    pub(in crate::channel_layer) fn send(
+        &self,
+        channel: &ChannelName,
+        message: &Message,
+        from: Ticket,
+    ) -> Result<(), Refusal> {
+        let shard = self.shard(channel.as_str()).ok_or(Refusal::LayerDown)?;
+        let payload = self.codec.serializer.encode(message);
+        shard.host.send(Op::Send, channel.as_str().to_owned(), payload, self.codec.bytes_max, from)
+    }
+
+    pub(in crate::channel_layer) fn channel(&self, socket: Ticket) -> ChannelName {
+        ChannelName::made(self.codec.keys.socket_channel(&self.codec.addresses.name(socket, 0)))
+    }
+
+    /// Subscribes to the channels of all sockets, on every host: the name of a channel says where it is.
+    pub(in crate::channel_layer) fn open_channels(&self) {
+        for shard in &self.shards {
+            // It is for every worker, and has no room that anybody could leave.
+            shard.host.join(WorkerId(0), &GroupName::of_sockets());
+        }
     }
 
     pub(in crate::channel_layer) fn health(&self) -> Health {
@@ -122,6 +142,7 @@ impl fmt::Debug for PubSub {
 #[derive(Debug)]
 struct Codec {
     keys: Keys,
+    addresses: Addresses,
     serializer: Serializer,
     /// The longest payload.
     bytes_max: usize,
@@ -136,28 +157,47 @@ struct Shard {
 }
 
 impl Shard {
-    /// Takes a message from the connection of an epoch.
+    /// Takes a message for a group from the connection of an epoch.
     fn deliver(&self, epoch: u64, channel: &[u8], payload: &[u8]) {
-        self.host.metrics.received.inc();
-        let Some(group) = self.codec.keys.group_of(channel) else {
-            self.host.all.dropped_unknown_target.inc();
-            return;
-        };
-        if self.codec.bytes_max < payload.len() {
-            self.host.all.dropped_too_large.inc();
-            self.host.complain(group, "it is longer than allowed");
-            return;
-        }
-        let message = match self.codec.serializer.decode(payload) {
-            Ok(message) => Arc::new(message),
-            Err(error) => {
-                self.host.all.dropped_decode.inc();
-                self.host.complain(group, &error.to_string());
-                return;
-            }
-        };
+        let Some(group) = self.codec.keys.group_of(channel) else { return self.take_unknown() };
+        let Some(message) = self.take(group, payload) else { return };
         if !self.host.deliver(epoch, group, &message) {
             self.host.all.dropped_unknown_target.inc();
+        }
+    }
+
+    /// Takes a message for one socket from the connection of an epoch.
+    fn direct(&self, epoch: u64, channel: &[u8], payload: &[u8]) {
+        let name = self.codec.keys.socket_of(channel);
+        let Some(socket) = name.and_then(|name| self.codec.addresses.find(name)) else {
+            return self.take_unknown();
+        };
+        let Some(message) = self.take("the channel of a socket", payload) else { return };
+        if !self.host.direct(epoch, [socket], &[], &message) {
+            self.host.all.dropped_unknown_target.inc();
+        }
+    }
+
+    fn take_unknown(&self) {
+        self.host.metrics.received.inc();
+        self.host.all.dropped_unknown_target.inc();
+    }
+
+    /// The message of a payload, unless there is none in it: that is counted, and `to` goes to the log.
+    fn take(&self, to: &str, payload: &[u8]) -> Option<Arc<Message>> {
+        self.host.metrics.received.inc();
+        if self.codec.bytes_max < payload.len() {
+            self.host.all.dropped_too_large.inc();
+            self.host.complain(to, "it is longer than allowed");
+            return None;
+        }
+        match self.codec.serializer.decode(payload) {
+            Ok(message) => Some(Arc::new(message)),
+            Err(error) => {
+                self.host.all.dropped_decode.inc();
+                self.host.complain(to, &error.to_string());
+                None
+            }
         }
     }
 

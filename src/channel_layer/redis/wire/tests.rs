@@ -53,7 +53,7 @@ fn what_is_published_is_what_python_publishes() {
             continue;
         }
         let prefix = row["config"]["prefix"].as_str().unwrap_or("asgi");
-        let channel = Keys::new(prefix).group_channel(row["input"]["group"].as_str().unwrap());
+        let channel = Keys::new(prefix, 0).group_channel(row["input"]["group"].as_str().unwrap());
         let sent = match &row["input"]["message"] {
             Json::Null => message(&row["received"][0]),
             json => message(json),
