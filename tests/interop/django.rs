@@ -60,6 +60,16 @@ impl Django {
         self.call(&json!(["group_add", group, channel]));
     }
 
+    /// `channel_layer.group_add(group, channel)`, of a channel that somebody else receives for.
+    pub fn add_channel(&mut self, group: &str, channel: &str) {
+        self.call(&json!(["add_channel", group, channel]));
+    }
+
+    /// `channel_layer.group_discard(group, channel)`.
+    pub fn discard_channel(&mut self, group: &str, channel: &str) {
+        self.call(&json!(["discard_channel", group, channel]));
+    }
+
     /// Receives for such a channel.
     pub fn listen(&mut self, channel: &str) {
         self.call(&json!(["listen", channel]));

@@ -19,6 +19,7 @@ mod channels_redis;
 mod chromium;
 mod clients;
 mod core;
+mod direct;
 mod django;
 mod fronts;
 mod haproxy;

@@ -16,7 +16,7 @@ from redis.asyncio import Redis
 KIND = sys.argv[1]
 CONFIG = json.loads(sys.argv[2])
 LAYER = {"pubsub": RedisPubSubChannelLayer, "core": RedisChannelLayer}[KIND](**CONFIG)
-REDIS = Redis.from_url(CONFIG["hosts"][0])
+HOSTS = [Redis.from_url(host) for host in CONFIG["hosts"]]
 
 
 def decode(members):
@@ -47,7 +47,7 @@ async def join(group):
     name = f"{CONFIG.get('prefix', 'asgi')}__group__{group}"
 
     async def subscribers():
-        return (await REDIS.pubsub_numsub(name))[0][1]
+        return sum([(await host.pubsub_numsub(name))[0][1] for host in HOSTS])
 
     before = await subscribers()
     channel = await LAYER.new_channel()
@@ -60,7 +60,7 @@ async def join(group):
 
 async def publish(channel, payload):
     """Whatever else may be on the same Redis."""
-    return await REDIS.publish(channel, payload)
+    return await HOSTS[0].publish(channel, payload)
 
 
 async def group_add(group, channel):
@@ -79,6 +79,8 @@ CALLS = {
     "publish": publish,
     "send": LAYER.send,
     "group_add": group_add,
+    "add_channel": LAYER.group_add,
+    "discard_channel": LAYER.group_discard,
     "listen": listen,
 }
 
