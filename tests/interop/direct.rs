@@ -2,10 +2,12 @@
 
 use std::time::Duration;
 
+use anteroom::channel_layer::{CoreConfig, LayerConfig, Message, PubSubConfig, Refusal};
 use serde_json::{Value, json};
 
 use crate::channels_redis::{chat, heard};
 use crate::django::Django;
+use crate::peer::{Peer, SENDER};
 use crate::support::client::{Client, Frame};
 use crate::support::redis::RedisServer;
 use crate::support::server::TestServer;
@@ -313,6 +315,59 @@ async fn nothing_is_lost_on_several_hosts() {
         }
         server.stop();
     }
+}
+
+#[tokio::test]
+async fn consumers_and_workers_in_python_are_sent_to_by_name() {
+    let servers = [RedisServer::start().await, RedisServer::start().await, RedisServer::start().await];
+    for (layer, hosts) in [("core", 1), ("core", 3), ("pubsub", 1), ("pubsub", 3)] {
+        let hosts: Vec<_> = servers.iter().take(hosts).collect();
+        let mut django = django(layer, &hosts, json!({}));
+        let urls = hosts.iter().map(|host| host.url().parse().unwrap()).collect();
+        let peer = Peer::start(if layer == "core" {
+            LayerConfig::Core(CoreConfig { hosts: urls, ..CoreConfig::default() })
+        } else {
+            LayerConfig::PubSub(PubSubConfig { hosts: urls, ..PubSubConfig::default() })
+        });
+        let mut channels: Vec<_> = (0..8).map(|_| django.consume()).collect();
+        if layer == "core" {
+            // One for each case: Python takes up what the last worker had not put away when it ended.
+            let general = format!("thumbnails_{}", hosts.len());
+            django.work(&general);
+            channels.push(general);
+        }
+        for (number, channel) in (0..).zip(&channels) {
+            let message = Message::new("any.thing").with("n", number);
+            peer.layer.send(&channel.parse().unwrap(), message, SENDER).unwrap();
+            assert_eq!(django.received(), json!({ "type": "any.thing", "n": number }), "{channel}");
+        }
+        assert_eq!(peer.refusals(), []);
+        peer.stop();
+    }
+}
+
+#[tokio::test]
+async fn a_consumer_that_takes_nothing_is_full_one_day() {
+    let redis = RedisServer::start().await;
+    let mut django = django("core", &[&redis], json!({}));
+    django.group_add("room", "sleepy");
+    let channel = {
+        let mut redis = redis::Client::open(redis.url()).unwrap().get_connection().unwrap();
+        let members: Vec<String> = redis::Commands::zrange(&mut redis, "asgi:group:room", 0, -1).unwrap();
+        members[0].clone()
+    };
+    let hosts = vec![redis.url().parse().unwrap()];
+    let peer = Peer::start(LayerConfig::Core(CoreConfig { hosts, ..CoreConfig::default() }));
+    for number in 0..103 {
+        let message = Message::new("any.thing").with("n", number);
+        peer.layer.send(&channel.parse().unwrap(), message, SENDER).unwrap();
+    }
+    wait_until("the last ones are refused", || peer.refusals() == [Refusal::ChannelFull; 3]);
+    django.listen("sleepy");
+    for number in 0..100 {
+        assert_eq!(django.received()["n"], number);
+    }
+    peer.stop();
 }
 
 #[tokio::test]

@@ -55,6 +55,20 @@ impl Django {
         self.call(&json!(["send", channel, message]));
     }
 
+    /// A new consumer that hears nothing but what is sent to its channel, whose name is given.
+    pub fn consume(&mut self) -> String {
+        writeln!(self.process.child().stdin.as_mut().unwrap(), "{}", json!(["consume"])).unwrap();
+        let line = self.line();
+        let channel = line["channel"].as_str().unwrap_or_else(|| panic!("{line}")).to_owned();
+        assert_eq!(self.line()["done"], "consume");
+        channel
+    }
+
+    /// Receives from a general channel, as `runworker` does.
+    pub fn work(&mut self, channel: &str) {
+        self.call(&json!(["work", channel]));
+    }
+
     /// Puts a channel into a group for which nobody receives.
     pub fn group_add(&mut self, group: &str, channel: &str) {
         self.call(&json!(["group_add", group, channel]));

@@ -25,6 +25,7 @@ mod fronts;
 mod haproxy;
 mod migration;
 mod nginx;
+mod peer;
 mod promises;
 #[path = "../support/mod.rs"]
 mod support;

@@ -73,7 +73,26 @@ async def listen(channel):
     return asyncio.create_task(receive(f"specific.{LAYER.client_prefix}!{channel}"))
 
 
+async def consume():
+    """A consumer, by the name of its channel."""
+    channel = await LAYER.new_channel()
+    task = asyncio.create_task(receive(channel))
+    if KIND == "pubsub":
+        # new_channel returns before Redis has confirmed it.
+        while not sum([(await host.pubsub_numsub(channel))[0][1] for host in HOSTS]):
+            await asyncio.sleep(0.01)
+    say(channel=channel)
+    return task
+
+
+async def work(channel):
+    """A worker of a general channel."""
+    return asyncio.create_task(receive(channel))
+
+
 CALLS = {
+    "consume": consume,
+    "work": work,
     "join": join,
     "group_send": LAYER.group_send,
     "publish": publish,
