@@ -79,6 +79,31 @@ pub trait Inbox: Send + Sync {
     /// Takes the news that a message that was accepted by [`ChannelLayer::group_send`] or [`ChannelLayer::send`]
     /// was given up later.
     fn refused(&self, ticket: Ticket, refusal: Refusal);
+
+    /// Takes the news that Redis has taken such a message, and for whom. Who does not ask is not told.
+    fn sent(&self, _ticket: Ticket, _sent: Sent) {}
+}
+
+/// For whom Redis has taken a message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sent {
+    /// With `channels_redis.pubsub`: so many connections heard it.
+    Subscribers(u64),
+    /// With `channels_redis.core`.
+    Inboxes(Posted),
+}
+
+/// What became of a message that was put into inboxes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Posted {
+    /// The members of the group.
+    pub members: u64,
+    /// The inboxes of their processes.
+    pub inboxes: u64,
+    /// Those of the members who do not get it, for their inbox is over capacity.
+    pub members_full: u64,
+    /// Their inboxes.
+    pub inboxes_full: u64,
 }
 
 /// Why a message was not sent.
@@ -142,6 +167,26 @@ pub enum LayerConfig {
     Core(CoreConfig),
 }
 
+impl LayerConfig {
+    /// The word in the configuration.
+    pub fn backend(&self) -> &'static str {
+        match self {
+            Self::Memory => "memory",
+            Self::PubSub(_) => "channels_redis.pubsub",
+            Self::Core(_) => "channels_redis.core",
+        }
+    }
+
+    /// The Redis servers that groups are spread over, in their order.
+    pub fn hosts(&self) -> &[RedisUrl] {
+        match self {
+            Self::Memory => &[],
+            Self::PubSub(config) => &config.hosts,
+            Self::Core(config) => &config.hosts,
+        }
+    }
+}
+
 /// A handle to the layer, for every worker.
 #[derive(Clone, Debug)]
 pub struct ChannelLayer {
@@ -194,8 +239,8 @@ impl ChannelLayer {
     /// Sends a message to all members of a group, the sender included if it is one. Never blocks.
     ///
     /// With Redis `Ok` means that the message waits to be sent. What becomes of it shows by its return as a
-    /// delivery, or by [`Inbox::refused`]. A message is never sent twice: when the connection dies before
-    /// Redis has answered for it, it is refused, although it may have got through.
+    /// delivery, and by [`Inbox::sent`] or [`Inbox::refused`]. A message is never sent twice: when the
+    /// connection dies before Redis has answered for it, it is refused, although it may have got through.
     ///
     /// # Errors
     ///
@@ -254,6 +299,15 @@ impl ChannelLayer {
             Backend::Memory(_) => Health { backend: "memory", up: true, error: None },
             Backend::PubSub(pubsub) => pubsub.health(),
             Backend::Core(core) => core.health(),
+        }
+    }
+
+    /// What Redis said when it last refused to take a message, without secrets.
+    pub fn last_refusal(&self) -> Option<String> {
+        match &self.backend {
+            Backend::Memory(_) => None,
+            Backend::PubSub(pubsub) => pubsub.last_refusal(),
+            Backend::Core(core) => core.last_refusal(),
         }
     }
 }

@@ -1,5 +1,7 @@
 //! The command line.
 
+mod publish;
+mod guest;
 mod logging;
 
 use std::fs::OpenOptions;
@@ -13,8 +15,9 @@ use anyhow::Context as _;
 use clap::{Args, Parser, Subcommand};
 use tokio::runtime;
 
+use crate::cli::publish::Publish;
 use crate::config;
-use crate::config::{Diagnostics, Loaded, LogFormat, STARTER};
+use crate::config::{Diagnostics, LayerConfig, Loaded, LogFormat, STARTER};
 use crate::listener::Address;
 use crate::reload;
 use crate::reload::{FileSecrets, Running};
@@ -66,6 +69,9 @@ enum Command {
         #[arg(default_value = "routes.toml")]
         file: PathBuf,
     },
+    /// Send one event to a group, through the layer of a configuration
+    #[command(after_help = publish::EXIT_CODES)]
+    Publish(Publish),
 }
 
 #[derive(Args, Debug)]
@@ -90,6 +96,7 @@ pub fn main() -> ExitCode {
         Some(Command::Check { file, json }) => Ok(check(&file, json)),
         Some(Command::Print { file }) => print(file.as_deref()),
         Some(Command::Init { file }) => init(&file),
+        Some(Command::Publish(args)) => publish::publish(&args),
     };
     done.unwrap_or_else(|error| {
         complain(&format!("error: {error:#}\n"));
@@ -141,11 +148,7 @@ fn serve(args: Serve) -> anyhow::Result<ExitCode> {
 }
 
 fn check(file: &Path, json: bool) -> ExitCode {
-    let name = file.display().to_string();
-    let loaded = reload::read(file)
-        .map_err(|error| Diagnostics::unreadable(&name, error))
-        .and_then(|text| config::load(&name, &text, &FileSecrets::beside(file)));
-    let (findings, exit) = match loaded {
+    let (findings, exit) = match compile(file) {
         Ok(loaded) => (loaded.warnings, ExitCode::SUCCESS),
         Err(errors) => (errors, ExitCode::from(EXIT_CONFIG)),
     };
@@ -154,7 +157,7 @@ fn check(file: &Path, json: bool) -> ExitCode {
     } else {
         report(&findings);
         if exit == ExitCode::SUCCESS {
-            say(&format!("{name}: ok\n"));
+            say(&format!("{}: ok\n", file.display()));
         }
     }
     exit
@@ -182,6 +185,19 @@ fn init(file: &Path) -> anyhow::Result<ExitCode> {
     created.write_all(STARTER.as_bytes()).with_context(|| format!("cannot write {}", file.display()))?;
     say(&format!("wrote {0}; serve it with `anteroom -c {0}`\n", file.display()));
     Ok(ExitCode::SUCCESS)
+}
+
+/// Reads and compiles a configuration.
+fn compile(file: &Path) -> Result<Loaded, Diagnostics> {
+    let name = file.display().to_string();
+    reload::read(file)
+        .map_err(|error| Diagnostics::unreadable(&name, error))
+        .and_then(|text| config::load(&name, &text, &FileSecrets::beside(file)))
+}
+
+/// The channel layer of a configuration.
+fn layer(file: &Path) -> Result<LayerConfig, Diagnostics> {
+    compile(file).map(|loaded| loaded.config.layer)
 }
 
 /// Reads and compiles a configuration; prints what is wrong with it and gives the exit code.

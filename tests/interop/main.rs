@@ -27,6 +27,7 @@ mod migration;
 mod nginx;
 mod peer;
 mod promises;
+mod publish;
 #[path = "../support/mod.rs"]
 mod support;
 mod tools;

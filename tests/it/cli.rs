@@ -4,38 +4,17 @@ use std::fmt::Write as _;
 use std::fs;
 use std::io::{BufRead as _, BufReader};
 use std::net::TcpListener;
-use std::path::Path;
-use std::process::{Command, Output, Stdio};
+use std::process::Stdio;
 
 use rustix::fs::{CWD, FileType, Mode, mknodat};
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::support::client::{Client, request};
+use crate::support::command::{anteroom, err, out, run};
 use crate::support::server::{TestServer, complete};
 use crate::support::wait_until;
 
 const PAGE: &str = "[[route]]\nname = \"page\"\npath = '/'\nhandler = \"respond\"\nbody = \"hello\"\n";
-
-fn anteroom() -> Command {
-    Command::new(env!("CARGO_BIN_EXE_anteroom"))
-}
-
-/// Runs a command that ends by itself.
-fn run(folder: &Path, args: &[&str]) -> Output {
-    let command =
-        anteroom().args(args).current_dir(folder).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
-    let mut process = command.unwrap();
-    wait_until(&format!("{args:?} has ended"), || process.try_wait().unwrap().is_some());
-    process.wait_with_output().unwrap()
-}
-
-fn out(output: &Output) -> &str {
-    str::from_utf8(&output.stdout).unwrap()
-}
-
-fn err(output: &Output) -> &str {
-    str::from_utf8(&output.stderr).unwrap()
-}
 
 #[test]
 fn help_tells_all_there_is() {
@@ -47,6 +26,7 @@ fn help_tells_all_there_is() {
         &["check", "--help"],
         &["print", "--help"],
         &["init", "--help"],
+        &["publish", "--help"],
     ] {
         let output = run(folder.path(), args);
         assert_eq!(output.status.code(), Some(0));

@@ -26,6 +26,7 @@ mod http2;
 mod metrics;
 mod proxy;
 mod proxy_protocol;
+mod publish;
 mod reload;
 mod rooms;
 mod shutdown;

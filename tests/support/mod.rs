@@ -2,6 +2,7 @@
 
 pub mod application;
 pub mod client;
+pub mod command;
 pub mod redis;
 pub mod server;
 pub mod tls;

@@ -18,7 +18,7 @@ use crate::channel_layer::redis::members::{Change, Confirmed, Members};
 use crate::channel_layer::redis::outbox::{Outbox, Publish, Sender, Settled};
 use crate::channel_layer::redis::wire::EncodeError;
 use crate::channel_layer::redis::{RedisUrl, Secret};
-use crate::channel_layer::{Delivery, Direct, Inbox, Join, Refusal, Ticket, WorkerId};
+use crate::channel_layer::{Delivery, Direct, Inbox, Join, Refusal, Sent, Ticket, WorkerId};
 
 /// Bad messages are logged at most this often.
 const COMPLAINT_EVERY: Duration = Duration::from_secs(10);
@@ -160,14 +160,22 @@ impl Host {
     }
 
     /// Tells who sent them what became of the messages that were under way, in their order.
-    pub(super) fn settle(&self, outcomes: impl IntoIterator<Item = Result<(), Refusal>>) {
+    pub(super) fn settle(&self, outcomes: impl IntoIterator<Item = Result<Sent, Refusal>>) {
         let settled = lock(&self.outbox).settle();
         self.all.publish_queue_bytes.sub(settled.bytes);
         for (sender, outcome) in settled.senders.into_iter().zip(outcomes) {
             match outcome {
-                Ok(()) => self.metrics.operation(sender.op, Outcome::Ok).inc(),
+                Ok(sent) => self.tell(sender, sent),
                 Err(refusal) => self.refuse(sender, refusal),
             }
+        }
+    }
+
+    /// Tells the sender that its message was taken. No lock is held.
+    fn tell(&self, sender: Sender, sent: Sent) {
+        self.metrics.operation(sender.op, Outcome::Ok).inc();
+        if let Some(inbox) = self.inboxes.get(sender.ticket.worker.0) {
+            inbox.sent(sender.ticket, sent);
         }
     }
 
@@ -317,6 +325,11 @@ impl Host {
         Some(format!("shard {} ({}): {error}", self.index, self.url.address()))
     }
 
+    pub(super) fn last_refusal(&self) -> Option<String> {
+        let reason = lock(&self.status).refused_send.clone()?;
+        Some(format!("shard {} ({}): {reason}", self.index, self.url.address()))
+    }
+
     /// Shows on the gauge how the host is; to be called after each change of it. A host that refuses what is
     /// wanted of it is not up: its rooms hear nothing.
     pub(super) fn show(&self) {
@@ -412,8 +425,10 @@ impl Host {
     pub(super) fn note_refusal(&self, op: Op, error: &ServerError) {
         let reason = error.to_string();
         let mut status = lock(&self.status);
-        if matches!(op, Op::Add) {
-            status.refused_subscribe = Some(reason.clone());
+        match op {
+            Op::Add => status.refused_subscribe = Some(reason.clone()),
+            Op::GroupSend | Op::Send => status.refused_send = Some(reason.clone()),
+            Op::Discard => {}
         }
         let new = !status.refusals.iter().any(|(known, code)| *known == op && code == error.code());
         if new && status.refusals.len() < REFUSALS_MAX {
@@ -468,6 +483,8 @@ struct Status {
     error: Option<String>,
     /// What Redis said last when it refused a subscription, while any is refused.
     refused_subscribe: Option<String>,
+    /// What Redis said last when it refused a message.
+    refused_send: Option<String>,
     /// The refusals that the log has: the kind of command and the code of the error.
     refusals: Vec<(Op, String)>,
 }

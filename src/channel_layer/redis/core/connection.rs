@@ -13,7 +13,6 @@ use tokio::time::{self, Duration, Instant};
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
-use crate::channel_layer::Refusal;
 use crate::channel_layer::metrics::{Op, Outcome};
 use crate::channel_layer::name::GroupName;
 use crate::channel_layer::redis::core::post::{Bucket, CLEAR, POST, buckets};
@@ -25,6 +24,7 @@ use crate::channel_layer::redis::host::{
 use crate::channel_layer::redis::members::{Change, Confirmed};
 use crate::channel_layer::redis::outbox::Publish;
 use crate::channel_layer::redis::shard::host_index;
+use crate::channel_layer::{Posted, Refusal, Sent};
 
 /// How long Redis waits for a message before it says that there is none.
 const POP_WAIT: Duration = Duration::from_secs(2);
@@ -498,7 +498,7 @@ impl Writer<'_> {
                 Some((*group, buckets(&names, &shard.common.keys, &shard.common.capacities, hosts)))
             })
             .collect();
-        let mut outcomes = Outcomes(vec![Ok(()); batch.len()]);
+        let mut outcomes = Outcomes(vec![Ok(Posted::default()); batch.len()]);
         let mut posts: Vec<Post> = (0..hosts).map(|_| Post::default()).collect();
         for (number, publish) in batch.iter().enumerate() {
             let channel = publish.channel.as_str();
@@ -522,6 +522,7 @@ impl Writer<'_> {
                     Op::Send => Ok(envelope.wrap(publish.payload.clone(), random)),
                     _ => envelope.seal(&publish.payload, &bucket.channels, random),
                 };
+                outcomes.address(number, bucket);
                 match sealed {
                     Ok(member) => post.add(number, publish.from.op, bucket, member),
                     Err(_) => outcomes.fail(number, Refusal::Encode),
@@ -535,7 +536,7 @@ impl Writer<'_> {
         for (index, post) in posts.into_iter().enumerate().filter(|(_, post)| !post.letters.is_empty()) {
             self.post(index, post, &mut outcomes).await?;
         }
-        host.settle(outcomes.0);
+        host.settle(outcomes.0.into_iter().map(|outcome| outcome.map(Sent::Inboxes)));
         self.clear_dead(&members).await
     }
 
@@ -580,6 +581,7 @@ impl Writer<'_> {
             let (to_groups, to_one): (Vec<_>, Vec<_>) =
                 lost.into_iter().partition(|letter| letter.op == Op::GroupSend);
             outcomes.fail_all(&to_one, Refusal::ChannelFull);
+            outcomes.leave_out(&to_groups);
             if !to_groups.is_empty() {
                 shard.host.all.dropped_over_capacity.inc_by(to_groups.len() as u64);
                 shard.host.complain_full(&post.inboxes, to_groups.len());
@@ -652,6 +654,8 @@ struct Letter {
     /// The place of its inbox.
     inbox: usize,
     capacity: u64,
+    /// For how many members of the group it is.
+    members: u64,
     member: Vec<u8>,
 }
 
@@ -663,7 +667,8 @@ impl Post {
             self.inboxes.len() - 1
         });
         self.bytes += member.len();
-        self.letters.push(Letter { message, op, inbox, capacity: bucket.capacity, member });
+        let members = bucket.channels.len() as u64;
+        self.letters.push(Letter { message, op, inbox, capacity: bucket.capacity, members, member });
     }
 
     fn is_full(&self) -> bool {
@@ -699,11 +704,29 @@ impl Post {
 }
 
 /// What became of the messages of a batch. The first failure of each counts.
-struct Outcomes(Vec<Result<(), Refusal>>);
+struct Outcomes(Vec<Result<Posted, Refusal>>);
 
 impl Outcomes {
+    /// A message is for some members more, who share an inbox.
+    fn address(&mut self, message: usize, bucket: &Bucket<'_>) {
+        if let Some(Ok(posted)) = self.0.get_mut(message) {
+            posted.inboxes += 1;
+            posted.members += bucket.channels.len() as u64;
+        }
+    }
+
+    /// These letters have found no room.
+    fn leave_out(&mut self, letters: &[Letter]) {
+        for letter in letters {
+            if let Some(Ok(posted)) = self.0.get_mut(letter.message) {
+                posted.inboxes_full += 1;
+                posted.members_full += letter.members;
+            }
+        }
+    }
+
     fn fail(&mut self, message: usize, refusal: Refusal) {
-        if let Some(outcome @ Ok(())) = self.0.get_mut(message) {
+        if let Some(outcome @ Ok(_)) = self.0.get_mut(message) {
             *outcome = Err(refusal);
         }
     }

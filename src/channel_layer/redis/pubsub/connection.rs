@@ -13,7 +13,6 @@ use tokio::time::{self, Instant};
 use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
-use crate::channel_layer::Refusal;
 use crate::channel_layer::metrics::Op;
 use crate::channel_layer::name::GroupName;
 use crate::channel_layer::redis::host::{
@@ -22,6 +21,7 @@ use crate::channel_layer::redis::host::{
 };
 use crate::channel_layer::redis::members::{Change, Confirmed};
 use crate::channel_layer::redis::pubsub::Shard;
+use crate::channel_layer::{Refusal, Sent};
 
 impl Shard {
     /// Keeps a connection until the stop.
@@ -214,10 +214,13 @@ impl Shard {
         if !changes.is_empty() {
             self.host.show();
         }
-        self.host.settle(answers.map(|answer| {
-            let Value::ServerError(error) = answer else { return Ok(()) };
-            self.host.note_refusal(Op::GroupSend, error);
-            Err(Refusal::LayerDown)
+        self.host.settle(answers.map(|answer| match answer {
+            Value::ServerError(error) => {
+                self.host.note_refusal(Op::GroupSend, error);
+                Err(Refusal::LayerDown)
+            }
+            Value::Int(subscribers) => Ok(Sent::Subscribers(u64::try_from(*subscribers).unwrap_or(0))),
+            _ => Ok(Sent::Subscribers(0)),
         }));
         Ok(if more { Turn::MoreChanges } else { Turn::Done })
     }

@@ -113,6 +113,10 @@ impl PubSub {
         Health { backend: "channels_redis.pubsub", up: trouble.is_none(), error: trouble }
     }
 
+    pub(in crate::channel_layer) fn last_refusal(&self) -> Option<String> {
+        self.shards.iter().find_map(|shard| shard.host.last_refusal())
+    }
+
     pub(in crate::channel_layer) async fn run(&self, stop: CancellationToken, broken: CancellationToken) {
         // A set aborts its tasks when this future is dropped.
         let mut tasks = JoinSet::new();
