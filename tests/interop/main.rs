@@ -26,6 +26,7 @@ mod haproxy;
 mod migration;
 mod nginx;
 mod peer;
+mod projects;
 mod promises;
 mod publish;
 #[path = "../support/mod.rs"]

@@ -4,15 +4,14 @@ use std::fmt::Write as _;
 use std::fs;
 use std::io::Write as _;
 use std::net::{SocketAddr, TcpStream};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
-use tempfile::TempDir;
 
+use crate::projects::{Run, folder_of, replace};
 use crate::support::client::{Client, Frame, Response, dial_from, exchange, handshake};
 use crate::support::redis::RedisServer;
 use crate::support::server::TestServer;
@@ -21,6 +20,7 @@ use crate::support::wait_within;
 use crate::tools::{Process, between, free_port, installed};
 use crate::webdriver::Browser;
 
+const PROJECT: &str = "migration";
 /// Another address of this machine than that of the server, so that the two cannot be mistaken.
 const CLIENT: &str = "127.0.0.7";
 /// Python takes its time to start.
@@ -55,22 +55,9 @@ struct Site {
     redis: RedisServer,
 }
 
-fn project() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/migration")
-}
-
-/// Replaces parts of a text, each of which it must have exactly once.
-fn replace(mut text: String, places: &[(&str, &str)]) -> String {
-    for (from, to) in places {
-        assert_eq!(text.matches(from).count(), 1, "{from} in {text}");
-        text = text.replace(from, to);
-    }
-    text
-}
-
 /// A step of the example with other ports, for those may be taken on this machine.
 fn step_on_free_ports(step: u8, app_port: u16) -> String {
-    let config = fs::read_to_string(project().join(format!("step-{step}.toml"))).unwrap();
+    let config = fs::read_to_string(folder_of(PROJECT).join(format!("step-{step}.toml"))).unwrap();
     replace(
         config,
         &[
@@ -88,7 +75,8 @@ impl Site {
         let var = folder.path().join("var");
         fs::create_dir(&var).unwrap();
         fs::create_dir(folder.path().join("public")).unwrap();
-        fs::copy(project().join("public/robots.txt"), folder.path().join("public/robots.txt")).unwrap();
+        fs::copy(folder_of(PROJECT).join("public/robots.txt"), folder.path().join("public/robots.txt"))
+            .unwrap();
         let authority = Authority::new();
         authority.issue(&["localhost"]).write(&var, "localhost");
         for command in ["migrate", "collectstatic"] {
@@ -212,7 +200,7 @@ struct Visit {
 /// A program of the project's environment, in its folder.
 fn python(program: &str, var: &Path, redis: &RedisServer) -> Command {
     let mut command = Command::new(installed("migration/bin").join(program));
-    command.current_dir(project()).env("DATA_DIR", var).env("REDIS_URL", redis.url());
+    command.current_dir(folder_of(PROJECT)).env("DATA_DIR", var).env("REDIS_URL", redis.url());
     command.env("PYTHONDONTWRITEBYTECODE", "1").env("SECRET_KEY", "of a test");
     command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
     command
@@ -320,7 +308,7 @@ async fn migration_answers_with_the_files_of_collectstatic_itself() {
     // Nobody else is there to answer.
     site.app = None;
     let script = site.get("/static/chat/room.js", &[]);
-    let source = fs::read_to_string(project().join("chat/static/chat/room.js")).unwrap();
+    let source = fs::read_to_string(folder_of(PROJECT).join("chat/static/chat/room.js")).unwrap();
     assert_eq!((script.status, script.body), (200, source));
     let cached = script.headers.iter().find(|(name, _)| name == "cache-control").unwrap();
     assert_eq!(cached.1, "public, max-age=300");
@@ -542,46 +530,22 @@ async fn migration_takes_large_uploads_and_gives_large_downloads() {
     }
 }
 
-/// The example's own script, asked to end as by Ctrl-C.
-struct Run {
-    process: Process,
-    _folder: TempDir,
-}
-
-impl Drop for Run {
-    fn drop(&mut self) {
-        // What it has started lives in sessions of its own, and would outlive it.
-        if !self.process.has_ended() {
-            kill_process(Pid::from_child(self.process.child()), Signal::INT).unwrap();
-            self.process.wait();
-        }
-    }
-}
-
 #[test]
 fn migration_is_started_by_one_command() {
     for (step, asgi) in [(1, "daphne"), (2, "uvicorn")] {
-        let folder = tempfile::tempdir().unwrap();
-        let root = folder.path().join("migration");
-        copy(&project(), &root);
         let (app, redis) = (free_port(), free_port());
-        fs::write(root.join(format!("step-{step}.toml")), step_on_free_ports(step, app)).unwrap();
-        let script = fs::read_to_string(root.join("run")).unwrap();
-        let ports = [
-            ("app_port=8001", &*format!("app_port={app}")),
-            ("redis_port=6390", &format!("redis_port={redis}")),
-        ];
-        fs::write(root.join("run"), replace(script, &ports)).unwrap();
-        let mut command = Command::new(root.join("run"));
-        command.args([&step.to_string(), asgi]).env_remove("REDIS_URL");
-        command.env("VENV", installed("migration")).env("ANTEROOM", env!("CARGO_BIN_EXE_anteroom"));
-        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
-        let mut process = Process::spawn(&mut command);
-        let out = Process::collect(process.child().stdout.take().unwrap());
-        let mut run = Run { process, _folder: folder };
-        wait_within(START_TIMEOUT, "anteroom listens", || out.text().contains("/metrics"));
-        let port: u16 = between(&out.text(), "https://127.0.0.1:", "/").parse().unwrap();
-        let cert = fs::read_to_string(root.join("var/localhost.pem")).unwrap();
+        let run = Run::start(PROJECT, &[&step.to_string(), asgi], |root| {
+            fs::write(root.join(format!("step-{step}.toml")), step_on_free_ports(step, app)).unwrap();
+            let script = fs::read_to_string(root.join("run")).unwrap();
+            let ports = [
+                ("app_port=8001", &*format!("app_port={app}")),
+                ("redis_port=6390", &format!("redis_port={redis}")),
+            ];
+            fs::write(root.join("run"), replace(script, &ports)).unwrap();
+        });
+        wait_within(START_TIMEOUT, "anteroom listens", || run.text().contains("/metrics"));
+        let port: u16 = between(&run.text(), "https://127.0.0.1:", "/").parse().unwrap();
+        let cert = fs::read_to_string(run.root().join("var/localhost.pem")).unwrap();
         let client = TlsClient::trusting(&cert);
         let address = SocketAddr::from(([127, 0, 0, 1], port));
         let host = format!("localhost:{port}");
@@ -597,27 +561,9 @@ fn migration_is_started_by_one_command() {
         assert_eq!(heard(&mut socket), "hello");
         drop(socket);
 
-        kill_process(Pid::from_child(run.process.child()), Signal::INT).unwrap();
-        assert!(run.process.wait().success());
+        run.stop();
         for port in [port, app, redis] {
             assert!(TcpStream::connect(("127.0.0.1", port)).is_err(), "someone still listens on {port}");
-        }
-        drop(run);
-    }
-}
-
-/// Copies a folder but for what is made in it.
-fn copy(from: &Path, to: &Path) {
-    fs::create_dir(to).unwrap();
-    for entry in fs::read_dir(from).unwrap().map(Result::unwrap) {
-        let name = entry.file_name();
-        if ["var", ".venv", "__pycache__"].iter().any(|made| name == *made) {
-            continue;
-        }
-        if entry.file_type().unwrap().is_dir() {
-            copy(&entry.path(), &to.join(name));
-        } else {
-            fs::copy(entry.path(), to.join(name)).unwrap();
         }
     }
 }
