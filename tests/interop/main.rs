@@ -21,6 +21,7 @@ mod clients;
 mod core;
 mod direct;
 mod django;
+mod example;
 mod fronts;
 mod haproxy;
 mod migration;

@@ -1,0 +1,3 @@
+def group_of(room):
+    """The group of a room, as `group` in routes.toml."""
+    return f"room_{room}"
