@@ -22,7 +22,7 @@ def room(request, room):
 @require_POST
 def say(request, room):
     """Says something in a room: to the sockets at anteroom, and to whoever listens in Python."""
-    event = {"type": "chat.message", "message": request.POST["message"]}
+    event = {"type": "chat.message", "message": request.POST.get("message", "")}
     async_to_sync(get_channel_layer().group_send)(group_of(room), event)
     # A form that is answered so leaves the page where it is.
     return HttpResponse(status=204)
