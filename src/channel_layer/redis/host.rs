@@ -2,11 +2,7 @@
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use redis::io::tcp::TcpSettings;
-use redis::{
-    ConnectionAddr, ConnectionInfo, IntoConnectionInfo as _, ProtocolVersion, RedisConnectionInfo,
-    RedisError, ServerError,
-};
+use redis::ServerError;
 use tokio::sync::Notify;
 use tokio::time::{self, Duration, Instant};
 use tracing::{info, warn};
@@ -14,10 +10,10 @@ use tracing::{info, warn};
 use crate::channel_layer::message::Message;
 use crate::channel_layer::metrics::{LayerMetrics, Op, Outcome, ShardMetrics};
 use crate::channel_layer::name::GroupName;
+use crate::channel_layer::redis::RedisUrl;
 use crate::channel_layer::redis::members::{Change, Confirmed, Members};
 use crate::channel_layer::redis::outbox::{Outbox, Publish, Sender, Settled};
 use crate::channel_layer::redis::wire::EncodeError;
-use crate::channel_layer::redis::{RedisUrl, Secret};
 use crate::channel_layer::{Delivery, Direct, Inbox, Join, Refusal, Sent, Ticket, WorkerId};
 
 /// Bad messages are logged at most this often.
@@ -26,14 +22,7 @@ const COMPLAINT_EVERY: Duration = Duration::from_secs(10);
 const REFUSED_RETRY: Duration = Duration::from_secs(5);
 /// So many kinds of refusals are logged for one connection.
 const REFUSALS_MAX: usize = 16;
-/// The pauses between attempts to connect grow from the first to the second, each shortened by up to a half
-/// at random.
-const BACKOFF: (Duration, Duration) = (Duration::from_millis(20), Duration::from_secs(2));
-/// A connection that lasted so long was a good one: after it the pauses begin small again.
-const STEADY: Duration = Duration::from_secs(2);
 
-/// Connecting and logging in may take this long.
-pub(super) const CONNECT_MAX: Duration = Duration::from_secs(2);
 /// A batch of commands may take this long to be answered.
 pub(super) const ANSWER_MAX: Duration = Duration::from_secs(5);
 /// The pause between two signs of life asked for. A peer that is frozen gives no error.
@@ -46,8 +35,6 @@ pub(super) const PINGS_MISSED_MAX: u32 = 2;
 pub(super) const CHANGES_MAX: usize = 512;
 /// Bytes of messages in one batch.
 pub(super) const BATCH_BYTES: usize = 256 * 1024;
-/// At the stop, waiting messages may take this long.
-pub(super) const FAREWELL_MAX: Duration = Duration::from_secs(1);
 
 /// One host: what it is asked for, what waits for it, how it is.
 pub(super) struct Host {
@@ -276,22 +263,6 @@ impl Host {
         self.refuse_settled(unknown, Refusal::LayerDown);
     }
 
-    /// Where the host is and as whom to log in.
-    pub(super) fn place(&self) -> Result<ConnectionInfo, RedisError> {
-        let mut login = RedisConnectionInfo::default()
-            .set_protocol(ProtocolVersion::RESP3)
-            .set_db(self.url.database.into())
-            .set_lib_name(env!("CARGO_PKG_NAME"), env!("CARGO_PKG_VERSION"));
-        if let Some(user) = &self.url.user {
-            login = login.set_username(user);
-        }
-        if let Some(password) = self.url.password.as_ref().map(Secret::reveal) {
-            login = login.set_password(password);
-        }
-        let place = ConnectionAddr::Tcp(self.url.host.clone(), self.url.port).into_connection_info()?;
-        Ok(place.set_redis_settings(login).set_tcp_settings(TcpSettings::default().set_nodelay(true)))
-    }
-
     /// Logs a bad message, unless one was logged lately.
     pub(super) fn complain(&self, group: &str, reason: &str) {
         if let Some(unsaid) = lock(&self.complaints).allow() {
@@ -440,39 +411,6 @@ impl Host {
     }
 }
 
-/// Why a connection ended.
-pub(super) enum End {
-    /// We were told to stop.
-    Stopped,
-    /// It is no good any more.
-    Lost(String),
-}
-
-/// The pauses between attempts to connect.
-pub(super) struct Backoff {
-    pause_max: Duration,
-}
-
-impl Backoff {
-    pub(super) fn new() -> Self {
-        Self { pause_max: BACKOFF.0 }
-    }
-
-    /// A connection ended that lasted so long.
-    pub(super) fn lasted(&mut self, time: Duration) {
-        if STEADY < time {
-            self.pause_max = BACKOFF.0;
-        }
-    }
-
-    /// The next pause.
-    pub(super) fn pause(&mut self) -> Duration {
-        let pause = self.pause_max.mul_f64(1.0 - fastrand::f64() / 2.0);
-        self.pause_max = BACKOFF.1.min(self.pause_max * 2);
-        pause
-    }
-}
-
 /// What is known about the connection.
 #[derive(Default)]
 struct Status {
@@ -505,15 +443,6 @@ impl Complaints {
         }
         self.last = Some(Instant::now());
         Some(std::mem::take(&mut self.unsaid))
-    }
-}
-
-/// However the task of a host ends, by a panic too, the host does not count as up any more.
-pub(super) struct DownAtEnd<'a>(pub(super) &'a Host);
-
-impl Drop for DownAtEnd<'_> {
-    fn drop(&mut self) {
-        self.0.set_down(if std::thread::panicking() { "its task broke" } else { "stopped" });
     }
 }
 

@@ -1,5 +1,6 @@
 //! The layers of `channels_redis`: their names, their bytes, their connections.
 
+mod connect;
 pub(super) mod core;
 mod encryption;
 mod host;
@@ -8,6 +9,7 @@ mod members;
 mod outbox;
 pub(super) mod pubsub;
 mod shard;
+mod supervisor;
 mod url;
 #[cfg(test)]
 mod vectors;

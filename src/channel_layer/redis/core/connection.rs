@@ -1,29 +1,29 @@
-//! The task that keeps the connections to a host.
+//! What is said on the connections to a host.
 //!
-//! There are two at a time, with one number, their epoch: one for commands and one that waits at the inbox.
-//! When either is lost both are replaced, and every membership that is wanted is told to Redis again before
-//! the host counts as up.
+//! There are two at a time: one for commands and one that waits at the inbox. When either is lost both are
+//! replaced, and every membership that is wanted is told to Redis again before the host counts as up.
 
 use std::collections::{HashMap, HashSet};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use redis::aio::MultiplexedConnection;
-use redis::{AsyncConnectionConfig, Client, Pipeline, PushInfo, PushKind, RedisError, Value};
+use redis::{Pipeline, PushKind, RedisError, Value};
 use tokio::time::{self, Duration, Instant};
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
 use crate::channel_layer::metrics::{Op, Outcome};
 use crate::channel_layer::name::GroupName;
+use crate::channel_layer::redis::connect::connect;
 use crate::channel_layer::redis::core::post::{Bucket, CLEAR, POST, buckets};
 use crate::channel_layer::redis::core::{Shard, clock, names};
 use crate::channel_layer::redis::host::{
-    ANSWER_MAX, BATCH_BYTES, Backoff, CHANGES_MAX, CONNECT_MAX, DownAtEnd, End, FAREWELL_MAX, PING_EVERY,
-    PING_MAX, PINGS_MISSED_MAX, lock,
+    ANSWER_MAX, BATCH_BYTES, CHANGES_MAX, Host, PING_EVERY, PING_MAX, PINGS_MISSED_MAX, lock,
 };
 use crate::channel_layer::redis::members::{Change, Confirmed};
 use crate::channel_layer::redis::outbox::Publish;
 use crate::channel_layer::redis::shard::host_index;
+use crate::channel_layer::redis::supervisor::{self, End};
 use crate::channel_layer::{Posted, Refusal, Sent};
 
 /// How long Redis waits for a message before it says that there is none.
@@ -45,90 +45,64 @@ const RENEW_MAX: Duration = Duration::from_mins(10);
 const NODES_MAX: usize = 1024;
 const CLEARED_MAX: usize = 32;
 
-impl Shard {
-    /// Keeps the connections until the stop.
-    pub(super) async fn run(self: Arc<Self>, stop: CancellationToken) {
-        let _down = DownAtEnd(&self.host);
-        tokio::select! {
-            () = self.keep_connected(&stop) => {}
-            () = self.host.expire() => {}
-            () = self.host.retry_refused() => {}
-        }
+impl supervisor::Shard for Shard {
+    /// One for commands and one for the inbox.
+    type Connections = (MultiplexedConnection, MultiplexedConnection);
+
+    fn host(&self) -> &Host {
+        &self.host
     }
 
-    async fn keep_connected(&self, stop: &CancellationToken) {
-        let mut backoff = Backoff::new();
-        let mut gap = None;
-        for epoch in 1.. {
-            let lost = CancellationToken::new();
-            let connecting = async { tokio::try_join!(self.connect(&lost), self.connect(&lost)) };
-            let connected = tokio::select! {
-                () = stop.cancelled() => return,
-                connected = time::timeout(CONNECT_MAX, connecting) => connected,
-            };
-            match connected {
-                Ok(Ok(connections)) => {
-                    let since = Instant::now();
-                    match self.serve(connections, epoch, &lost, stop, &mut gap).await {
-                        End::Stopped => return,
-                        End::Lost(reason) => self.host.lose(&reason),
-                    }
-                    backoff.lasted(since.elapsed());
-                }
-                Ok(Err(error)) => self.host.note_failure(&error.to_string()),
-                Err(_) => self.host.note_failure("connecting took too long"),
-            }
-            tokio::select! {
-                () = stop.cancelled() => return,
-                () = time::sleep(backoff.pause()) => {}
-            }
-        }
-    }
-
-    async fn connect(&self, lost: &CancellationToken) -> Result<MultiplexedConnection, RedisError> {
-        let lost = lost.clone();
-        // Every wait has its limit here, where it is known what it means.
-        let config = AsyncConnectionConfig::new()
-            .set_connection_timeout(None)
-            .set_response_timeout(None)
-            .set_push_sender(move |push: PushInfo| {
+    async fn connect(
+        self: &Arc<Self>,
+        _: u64,
+        lost: &CancellationToken,
+    ) -> Result<Self::Connections, RedisError> {
+        let connect = || {
+            let lost = lost.clone();
+            connect(&self.host.url, move |push| {
                 if push.kind == PushKind::Disconnection {
                     lost.cancel();
                 }
-                Ok::<_, std::convert::Infallible>(())
-            });
-        Client::open(self.host.place()?)?.get_multiplexed_async_connection_with_config(&config).await
+            })
+        };
+        tokio::try_join!(connect(), connect())
     }
 
-    /// Uses two connections until the end of either. `gap` is since when messages may have been missed.
     async fn serve(
         &self,
-        (commands, inbox): (MultiplexedConnection, MultiplexedConnection),
+        (commands, inbox): Self::Connections,
         epoch: u64,
-        lost: &CancellationToken,
         stop: &CancellationToken,
         gap: &mut Option<Instant>,
     ) -> End {
-        self.host.begin(epoch);
-        let link = self.common.links.get(self.host.index);
-        if let Some(link) = link {
-            *lock(link) = Some(commands.clone());
-        }
-        let end = tokio::select! {
+        let _link = self.common.links.get(self.host.index).map(|link| Linked::new(link, commands.clone()));
+        tokio::select! {
             biased;
-            () = lost.cancelled() => End::Lost("the connection was closed".to_owned()),
             end = self.write(commands.clone(), epoch, stop, gap) => end,
             end = self.watch(commands) => end,
             end = self.read(inbox, epoch) => end,
-            () = async { stop.cancelled().await; time::sleep(FAREWELL_MAX).await } => End::Stopped,
-        };
-        if let Some(link) = link {
-            *lock(link) = None;
         }
-        self.host.give_up(gap);
-        end
     }
+}
 
+/// Lends a connection to the other hosts, for as long as this value lives.
+struct Linked<'a>(&'a Mutex<Option<MultiplexedConnection>>);
+
+impl<'a> Linked<'a> {
+    fn new(link: &'a Mutex<Option<MultiplexedConnection>>, connection: MultiplexedConnection) -> Self {
+        *lock(link) = Some(connection);
+        Self(link)
+    }
+}
+
+impl Drop for Linked<'_> {
+    fn drop(&mut self) {
+        *lock(self.0) = None;
+    }
+}
+
+impl Shard {
     /// Sends what there is to send, one batch at a time, until the connection fails or everything is said at
     /// the stop.
     async fn write(

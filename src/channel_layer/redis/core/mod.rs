@@ -20,9 +20,7 @@ use std::sync::{Arc, Mutex};
 
 use redis::aio::MultiplexedConnection;
 use tokio::sync::Notify;
-use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
-use tracing::error;
 
 use crate::channel_layer::address::Addresses;
 use crate::channel_layer::message::Message;
@@ -36,6 +34,7 @@ use crate::channel_layer::redis::host::{Host, lock};
 use crate::channel_layer::redis::members::Members;
 use crate::channel_layer::redis::outbox::Outbox;
 use crate::channel_layer::redis::shard::host_index;
+use crate::channel_layer::redis::supervisor;
 use crate::channel_layer::redis::wire::DecodeError;
 use crate::channel_layer::redis::{CoreConfig, RedisUrl};
 use crate::channel_layer::{Health, Inbox, Join, Refusal, Ticket, WorkerId};
@@ -150,17 +149,7 @@ impl Core {
     }
 
     pub(in crate::channel_layer) async fn run(&self, stop: CancellationToken, broken: CancellationToken) {
-        // A set aborts its tasks when this future is dropped.
-        let mut tasks = JoinSet::new();
-        for shard in &self.shards {
-            tasks.spawn(Arc::clone(shard).run(stop.clone()));
-        }
-        while let Some(ended) = tasks.join_next().await {
-            if let Err(panicked) = ended {
-                error!(error = %panicked, "the task of a Redis host broke");
-                broken.cancel();
-            }
-        }
+        supervisor::run(&self.shards, stop, broken).await;
     }
 
     fn shard(&self, group: &GroupName) -> Option<&Arc<Shard>> {

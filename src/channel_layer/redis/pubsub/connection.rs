@@ -1,65 +1,33 @@
-//! The task that keeps a connection to a host.
+//! What is said on the connection to a host.
 //!
-//! One connection at a time, in the protocol RESP3, carries both directions. Each has a number, its epoch;
-//! when it is lost, whatever it still says is dropped, and the next one subscribes to everything that is
-//! wanted before it counts as up.
+//! One connection at a time, in the protocol RESP3, carries both directions. When it is lost, whatever it
+//! still says is dropped, and the next one subscribes to everything that is wanted before it counts as up.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use redis::aio::MultiplexedConnection;
-use redis::{AsyncConnectionConfig, Client, Pipeline, PushInfo, PushKind, RedisError, Value};
+use redis::{Pipeline, PushInfo, PushKind, RedisError, Value};
 use tokio::time::{self, Instant};
 use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
 use crate::channel_layer::metrics::Op;
 use crate::channel_layer::name::GroupName;
+use crate::channel_layer::redis::connect::connect;
 use crate::channel_layer::redis::host::{
-    ANSWER_MAX, BATCH_BYTES, Backoff, CHANGES_MAX, CONNECT_MAX, DownAtEnd, End, FAREWELL_MAX, PING_EVERY,
-    PING_MAX, PINGS_MISSED_MAX, lock,
+    ANSWER_MAX, BATCH_BYTES, CHANGES_MAX, Host, PING_EVERY, PING_MAX, PINGS_MISSED_MAX, lock,
 };
 use crate::channel_layer::redis::members::{Change, Confirmed};
 use crate::channel_layer::redis::pubsub::Shard;
+use crate::channel_layer::redis::supervisor::{self, End};
 use crate::channel_layer::{Refusal, Sent};
 
-impl Shard {
-    /// Keeps a connection until the stop.
-    pub(super) async fn run(self: Arc<Self>, stop: CancellationToken) {
-        let _down = DownAtEnd(&self.host);
-        tokio::select! {
-            () = self.keep_connected(&stop) => {}
-            () = self.host.expire() => {}
-            () = self.host.retry_refused() => {}
-        }
-    }
+impl supervisor::Shard for Shard {
+    type Connections = MultiplexedConnection;
 
-    async fn keep_connected(self: &Arc<Self>, stop: &CancellationToken) {
-        let mut backoff = Backoff::new();
-        let mut gap = None;
-        for epoch in 1.. {
-            let lost = CancellationToken::new();
-            let connected = tokio::select! {
-                () = stop.cancelled() => return,
-                connected = time::timeout(CONNECT_MAX, self.connect(epoch, &lost)) => connected,
-            };
-            match connected {
-                Ok(Ok(connection)) => {
-                    let since = Instant::now();
-                    match self.serve(connection, epoch, &lost, stop, &mut gap).await {
-                        End::Stopped => return,
-                        End::Lost(reason) => self.host.lose(&reason),
-                    }
-                    backoff.lasted(since.elapsed());
-                }
-                Ok(Err(error)) => self.host.note_failure(&error.to_string()),
-                Err(_) => self.host.note_failure("connecting took too long"),
-            }
-            tokio::select! {
-                () = stop.cancelled() => return,
-                () = time::sleep(backoff.pause()) => {}
-            }
-        }
+    fn host(&self) -> &Host {
+        &self.host
     }
 
     async fn connect(
@@ -67,20 +35,27 @@ impl Shard {
         epoch: u64,
         lost: &CancellationToken,
     ) -> Result<MultiplexedConnection, RedisError> {
-        let place = self.host.place()?;
-        // Every wait has its limit here, where it is known what it means.
         let (shard, lost) = (Arc::clone(self), lost.clone());
-        let config = AsyncConnectionConfig::new()
-            .set_connection_timeout(None)
-            .set_response_timeout(None)
-            .set_push_sender(move |push: PushInfo| {
-                shard.on_push(epoch, &lost, &push);
-                Ok::<_, std::convert::Infallible>(())
-            });
-        Client::open(place)?.get_multiplexed_async_connection_with_config(&config).await
+        connect(&self.host.url, move |push| shard.on_push(epoch, &lost, push)).await
     }
 
-    /// Called for every push in the order of arrival. The task of the connection waits meanwhile.
+    async fn serve(
+        &self,
+        connection: MultiplexedConnection,
+        _: u64,
+        stop: &CancellationToken,
+        gap: &mut Option<Instant>,
+    ) -> End {
+        tokio::select! {
+            biased;
+            end = self.write(connection.clone(), stop, gap) => end,
+            end = self.watch(connection) => end,
+        }
+    }
+}
+
+impl Shard {
+    /// Called for every push in the order of arrival.
     fn on_push(&self, epoch: u64, lost: &CancellationToken, push: &PushInfo) {
         self.hear();
         match (&push.kind, push.data.as_slice()) {
@@ -102,27 +77,6 @@ impl Shard {
             (PushKind::Disconnection, _) => lost.cancel(),
             (kind, _) => debug!(shard = self.host.index, ?kind, "ignored a push"),
         }
-    }
-
-    /// Uses a connection until its end. `gap` is since when messages have been missed.
-    async fn serve(
-        &self,
-        connection: MultiplexedConnection,
-        epoch: u64,
-        lost: &CancellationToken,
-        stop: &CancellationToken,
-        gap: &mut Option<Instant>,
-    ) -> End {
-        self.host.begin(epoch);
-        let end = tokio::select! {
-            biased;
-            () = lost.cancelled() => End::Lost("the connection was closed".to_owned()),
-            end = self.write(connection.clone(), stop, gap) => end,
-            end = self.watch(connection.clone()) => end,
-            () = async { stop.cancelled().await; time::sleep(FAREWELL_MAX).await } => End::Stopped,
-        };
-        self.host.give_up(gap);
-        end
     }
 
     /// Sends what there is to send, one batch at a time, until the connection fails or everything is said at

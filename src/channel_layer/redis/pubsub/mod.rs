@@ -10,9 +10,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
-use tracing::error;
 
 use crate::channel_layer::address::Addresses;
 use crate::channel_layer::message::Message;
@@ -23,6 +21,7 @@ use crate::channel_layer::redis::keys::Keys;
 use crate::channel_layer::redis::members::{Confirmed, Members};
 use crate::channel_layer::redis::outbox::Outbox;
 use crate::channel_layer::redis::shard::host_index;
+use crate::channel_layer::redis::supervisor;
 use crate::channel_layer::redis::wire::Serializer;
 use crate::channel_layer::redis::{PubSubConfig, RedisUrl};
 use crate::channel_layer::{Health, Inbox, Join, Refusal, Ticket, WorkerId};
@@ -118,17 +117,7 @@ impl PubSub {
     }
 
     pub(in crate::channel_layer) async fn run(&self, stop: CancellationToken, broken: CancellationToken) {
-        // A set aborts its tasks when this future is dropped.
-        let mut tasks = JoinSet::new();
-        for shard in &self.shards {
-            tasks.spawn(Arc::clone(shard).run(stop.clone()));
-        }
-        while let Some(ended) = tasks.join_next().await {
-            if let Err(panicked) = ended {
-                error!(error = %panicked, "the task of a Redis host broke");
-                broken.cancel();
-            }
-        }
+        supervisor::run(&self.shards, stop, broken).await;
     }
 
     fn shard(&self, channel: &str) -> Option<&Arc<Shard>> {
