@@ -13,6 +13,7 @@ pub mod files;
 pub mod handler;
 pub mod upstream;
 pub mod channel_layer;
+pub mod tls;
 pub mod config;
 pub mod reload;
 pub mod admin;

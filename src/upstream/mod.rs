@@ -22,7 +22,7 @@ pub use error::{BoxError, UpstreamError};
 pub use metrics::Metrics;
 pub use registry::Upstreams;
 pub use server::Upstream;
-pub use settings::{CaFile, HealthCheck, InvalidServer, ServerAddress, Settings, TlsSettings, Traceparent};
+pub use settings::{HealthCheck, InvalidServer, ServerAddress, Settings, TlsSettings, Traceparent};
 pub use tunnel::{Cause, Ended, Tunnel, tunnel};
 
 use tokio_rustls::client::TlsStream;

@@ -5,9 +5,7 @@ use std::fmt;
 use std::path::PathBuf;
 use std::str::FromStr;
 
-use rustls::RootCertStore;
-use rustls::pki_types::CertificateDer;
-use rustls::pki_types::pem::PemObject as _;
+use crate::tls::CaFile;
 
 /// How an upstream is reached, with every default filled in.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -95,39 +93,6 @@ pub struct TlsSettings {
     pub server_name: Option<String>,
     /// Whether certificates are checked at all.
     pub verify: bool,
-}
-
-/// A file of authorities.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct CaFile {
-    /// As the configuration names it.
-    pub path: String,
-    /// What it holds.
-    pub pem: String,
-}
-
-impl CaFile {
-    /// Whether it can be used.
-    ///
-    /// # Errors
-    ///
-    /// Why not, naming the file.
-    pub fn check(&self) -> Result<(), String> {
-        self.certificates().map(|_| ())
-    }
-
-    /// The certificates in it, at least one.
-    pub(super) fn certificates(&self) -> Result<RootCertStore, String> {
-        let mut roots = RootCertStore::empty();
-        for certificate in CertificateDer::pem_slice_iter(self.pem.as_bytes()) {
-            let certificate = certificate.map_err(|error| format!("`{}`: {error}", self.path))?;
-            roots.add(certificate).map_err(|error| format!("`{}`: {error}", self.path))?;
-        }
-        if roots.is_empty() {
-            return Err(format!("`{}` holds no certificate", self.path));
-        }
-        Ok(roots)
-    }
 }
 
 impl Default for TlsSettings {

@@ -10,7 +10,8 @@ use crate::config::compile::{Compiler, all, items, to_usize, value};
 use crate::config::diagnostic::{Code, Diagnostic};
 use crate::config::file::{HealthTable, UpstreamTable, UpstreamTlsTable};
 use crate::config::table::At;
-use crate::upstream::{CaFile, HealthCheck, ServerAddress, Settings, TlsSettings};
+use crate::tls::CaFile;
+use crate::upstream::{HealthCheck, ServerAddress, Settings, TlsSettings};
 
 impl Compiler<'_> {
     pub(super) fn upstreams(&self, tables: &[UpstreamTable]) -> Option<Vec<UpstreamConfig>> {

@@ -503,7 +503,7 @@ async fn a_server_shows_a_certificate_for_its_name() {
                 });
             }
         });
-        let ca = Some(crate::upstream::CaFile { path: "ca.pem".to_owned(), pem });
+        let ca = Some(crate::tls::CaFile { path: "ca.pem".to_owned(), pem });
         let cases = [
             (ca.clone(), Some("app.internal"), true, true),
             (ca.clone(), Some("other.internal"), true, false),
