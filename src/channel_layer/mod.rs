@@ -27,8 +27,9 @@ pub use self::message::{Key, Message, Value};
 pub use self::metrics::LayerMetrics;
 pub use self::name::{ChannelName, GroupName, InvalidChannel, InvalidName};
 pub use self::redis::{
-    Capacities, ChannelPattern, CoreConfig, DecodeError, EncodeError, InvalidRedisUrl, PubSubConfig,
-    RedisUrl, Secret, Serializer, SerializerFormat, UnknownFormat,
+    Capacities, ChannelPattern, CoreConfig, DecodeError, EncodeError, InvalidRedisUrl, Login, PubSubConfig,
+    RedisAddress, RedisHost, RedisServer, RedisTls, RedisUrl, Secret, Sentinel, Serializer, SerializerFormat,
+    UnknownFormat,
 };
 
 /// The number of a worker: its place in the list of inboxes.
@@ -178,7 +179,7 @@ impl LayerConfig {
     }
 
     /// The Redis servers that groups are spread over, in their order.
-    pub fn hosts(&self) -> &[RedisUrl] {
+    pub fn hosts(&self) -> &[RedisHost] {
         match self {
             Self::Memory => &[],
             Self::PubSub(config) => &config.hosts,

@@ -425,7 +425,7 @@ fn clamp(text: &str, span: &Span) -> Span {
     start..floor(span.end).max(start)
 }
 
-/// The text with `*` for every byte of a password in a URL and of an encryption key.
+/// The text with `*` for every byte of a password, in a URL too, and of an encryption key.
 ///
 /// It also works on a text that is not TOML, since its lines are shown as well.
 fn mask_secrets(text: &str) -> String {
@@ -444,6 +444,9 @@ fn mask_secrets(text: &str) -> String {
     }
     for (at, key) in text.match_indices("symmetric_encryption_keys") {
         mask_keys(text, at + key.len(), &mut mark);
+    }
+    for (at, key) in text.match_indices("password") {
+        mask_value(text, at + key.len(), &mut mark);
     }
     let mask = |(at, ch): (usize, char)| match secret.get(at) {
         Some(true) => "*".repeat(ch.len_utf8()),
@@ -490,6 +493,29 @@ fn mask_keys(text: &str, start: usize, mark: &mut impl FnMut(Span)) {
     }
 }
 
+/// Marks the value of the key that ends here, or the option of a URL; a table says where the secret is.
+fn mask_value(text: &str, start: usize, mark: &mut impl FnMut(Span)) {
+    let rest = text.get(start..).unwrap_or_default();
+    let value = rest.trim_start_matches(['"', '\'', ' ', '\t']);
+    let Some(value) = value.strip_prefix(['=', ':']) else { return };
+    let value = value.trim_start_matches([' ', '\t']);
+    let quote = value.chars().next().filter(|ch| matches!(ch, '"' | '\''));
+    let value = if quote.is_some() { value.get(1..).unwrap_or_default() } else { value };
+    let begin = start + rest.len() - value.len();
+    let mut escaped = false;
+    for (offset, ch) in value.char_indices() {
+        let at_end = match quote {
+            Some(quote) => ch == '\n' || ch == quote && !escaped,
+            None => ch.is_whitespace() || "{}],&\"'".contains(ch),
+        };
+        if at_end {
+            break;
+        }
+        escaped = quote == Some('"') && ch == '\\' && !escaped;
+        mark(begin + offset..begin + offset + ch.len_utf8());
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -515,7 +541,16 @@ mod tests {
                 "symmetric_encryption_keys = [{ env = \"KEY\" }, \"*\"]",
             ),
         ];
-        for (text, shown) in cases {
+        let passwords = [
+            ("password = \"a\\\"b\", db = 1", "password = \"****\", db = 1"),
+            ("{ 'password' = 'é' }", "{ 'password' = '**' }"),
+            ("password = { env = \"NAME\" }", "password = { env = \"NAME\" }"),
+            ("password = abc, db = 1", "password = ***, db = 1"),
+            ("\"redis://h?password=abc&db=1\"", "\"redis://h?password=***&db=1\""),
+            ("\"password\": \"abc", "\"password\": \"***"),
+            ("keep the password elsewhere", "keep the password elsewhere"),
+        ];
+        for (text, shown) in cases.into_iter().chain(passwords) {
             assert_eq!(mask_secrets(text), shown);
         }
     }

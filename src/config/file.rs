@@ -11,7 +11,8 @@ use toml::de::{DeTable, DeValue};
 
 use crate::channel_layer::SerializerFormat;
 use crate::config::diagnostic::{Code, Diagnostic, Findings, Span};
-use crate::config::table::{At, HostEntry, Kind, SecretText, Table, Words, in_file_order};
+use crate::config::hosts::{HostEntry, host_entry};
+use crate::config::table::{At, Kind, SecretText, Table, Words, in_file_order};
 use crate::config::{LogFormat, LogLevel};
 use crate::files::Compression;
 use crate::handler::Format;
@@ -717,7 +718,7 @@ fn trust(table: &Table<'_>) -> TrustTable {
 fn layer(table: &Table<'_>) -> LayerTable {
     LayerTable {
         backend: table.word("backend", &BACKENDS),
-        hosts: table.list("hosts", |value| table.host_entry(value)),
+        hosts: table.list("hosts", |value| host_entry(table, value)),
         prefix: table.text("prefix"),
         symmetric_encryption_keys: table
             .list("symmetric_encryption_keys", |value| table.secret("symmetric_encryption_keys", value)),
@@ -942,7 +943,7 @@ fn headers(route: &Table<'_>) -> Option<At<Vec<HeaderEntry>>> {
     Some(At { value: headers, span: at.span })
 }
 
-/// Every key of every table.
+/// Every key of every table. The words of redis-py have a page of their own.
 #[cfg(test)]
 pub(super) fn all_keys() -> impl Iterator<Item = &'static str> {
     let kinds = [
@@ -968,5 +969,5 @@ pub(super) fn all_keys() -> impl Iterator<Item = &'static str> {
         &DELIVER_ENTRY,
         &ANNOUNCE,
     ];
-    kinds.into_iter().flat_map(|kind| kind.keys).copied()
+    kinds.into_iter().flat_map(|kind| kind.keys).chain(crate::config::hosts::FORMS).copied()
 }

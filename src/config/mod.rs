@@ -3,6 +3,7 @@
 //! Pure: the caller reads the file, and [`Secrets`] reads what the file keeps elsewhere.
 
 mod file;
+mod hosts;
 mod table;
 mod compile;
 mod diagnostic;
@@ -16,7 +17,7 @@ use std::num::NonZeroUsize;
 
 use crate::channel_layer;
 use crate::channel_layer::{
-    Capacities, ChannelPattern, CoreConfig, PubSubConfig, RedisUrl, Secret, Serializer, SerializerFormat,
+    Capacities, ChannelPattern, CoreConfig, PubSubConfig, RedisHost, Secret, Serializer, SerializerFormat,
 };
 use crate::files::Files;
 use crate::handler::{Respond, Room};
@@ -221,7 +222,7 @@ pub enum LayerConfig {
     /// `channels_redis.pubsub`.
     PubSub {
         /// The servers, at least one. Their order decides which group is where.
-        hosts: Vec<RedisUrl>,
+        hosts: Vec<RedisHost>,
         /// What stands in front of every Redis channel.
         prefix: String,
         /// The first encrypts, any decrypts; none for messages in clear.
@@ -232,7 +233,7 @@ pub enum LayerConfig {
     /// `channels_redis.core`.
     Core {
         /// The servers, at least one. Their order decides which group is where.
-        hosts: Vec<RedisUrl>,
+        hosts: Vec<RedisHost>,
         /// What stands in front of every Redis key.
         prefix: String,
         /// The first encrypts, any decrypts; none for messages in clear.

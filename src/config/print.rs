@@ -5,7 +5,9 @@ use std::fmt::Write as _;
 
 use http::{HeaderMap, header};
 
-use crate::channel_layer::{ChannelPattern, RedisUrl, Secret, SerializerFormat};
+use crate::channel_layer::{
+    ChannelPattern, RedisAddress, RedisHost, RedisServer, Secret, Sentinel, SerializerFormat,
+};
 use crate::config::file::{
     CLIENT_AUTH, COMPRESSIONS, ClientAuthWord, FORMATS, LOG_FORMATS, LOG_LEVELS, NO_ORIGIN, OVER_RATE,
     PROXY_PROTOCOL, QUEUE_FULL, SERIALIZER_FORMATS, TRACEPARENTS, TRUSTED_HEADERS,
@@ -20,6 +22,7 @@ use crate::handler::{Format, Respond, Room};
 use crate::listener::Certificate;
 use crate::request::Takes;
 use crate::session::Rate;
+use crate::tls::Verify;
 use crate::upstream::ServerAddress;
 
 /// The configuration as a file that reads as the same again, but for the secrets: each is `***`.
@@ -182,8 +185,9 @@ impl Printer {
     }
 
     /// What both layers on Redis have.
-    fn redis(&mut self, hosts: &[RedisUrl], prefix: &str, keys: &[Secret], format: SerializerFormat) {
-        self.line("hosts", &list(hosts));
+    fn redis(&mut self, hosts: &[RedisHost], prefix: &str, keys: &[Secret], format: SerializerFormat) {
+        let hosts: Vec<_> = hosts.iter().map(redis_host).collect();
+        self.line("hosts", &format!("[{}]", hosts.join(", ")));
         self.line("prefix", &quoted(prefix));
         self.line("symmetric_encryption_keys", &list(keys));
         self.line("serializer_format", &quoted(SERIALIZER_FORMATS.word(format)));
@@ -293,6 +297,84 @@ impl Printer {
         self.line("headers", &headers(&respond.headers));
         self.line("body", &quoted(&String::from_utf8_lossy(&respond.body)));
     }
+}
+
+fn redis_host(host: &RedisHost) -> String {
+    match host {
+        RedisHost::Server(server) => redis_server(server),
+        RedisHost::Sentinel(sentinel) => redis_sentinel(sentinel),
+    }
+}
+
+/// A URL, or a table when that cannot say it all.
+fn redis_server(server: &RedisServer) -> String {
+    let url = quoted(&server.to_string());
+    let more = keywords(server);
+    if more.is_empty() {
+        return url;
+    }
+    let address = [("address", url)];
+    table(&address.into_iter().chain(more).collect::<Vec<_>>())
+}
+
+fn redis_sentinel(sentinel: &Sentinel) -> String {
+    let sentinels = sentinel.sentinels.iter().map(|server| match &server.address {
+        RedisAddress::Tcp(host, port) => format!("[{}, {port}]", quoted(host)),
+        RedisAddress::Unix(path) => quoted(path),
+    });
+    let sentinels = sentinels.collect::<Vec<_>>().join(", ");
+    let mut entries =
+        vec![("sentinels", format!("[{sentinels}]")), ("master_name", quoted(&sentinel.master_name))];
+    if let Some(server) = sentinel.sentinels.first()
+        && let own = all_keywords(server)
+        && !own.is_empty()
+    {
+        entries.push(("sentinel_kwargs", table(&own)));
+    }
+    entries.extend(all_keywords(&sentinel.master));
+    table(&entries)
+}
+
+/// What a URL would have said, and the rest.
+fn all_keywords(server: &RedisServer) -> Vec<(&'static str, String)> {
+    let mut entries = Vec::new();
+    entries.extend(server.login.user.as_ref().map(|user| ("username", quoted(user))));
+    entries
+        .extend(server.login.password.as_ref().map(|password| ("password", quoted(&password.to_string()))));
+    if server.database != 0 {
+        entries.push(("db", server.database.to_string()));
+    }
+    if server.tls.is_some() {
+        entries.push(("ssl", "true".to_owned()));
+    }
+    entries.extend(keywords(server));
+    entries
+}
+
+/// What a URL does not say, as far as it is not the default.
+fn keywords(server: &RedisServer) -> Vec<(&'static str, String)> {
+    let mut entries = Vec::new();
+    if let Some(tls) = &server.tls {
+        match tls.verify {
+            Verify::Name => (),
+            Verify::Authority => entries.push(("ssl_check_hostname", "false".to_owned())),
+            Verify::Nothing => entries.push(("ssl_cert_reqs", quoted("none"))),
+        }
+        entries.extend(tls.ca.as_ref().map(|ca| ("ssl_ca_certs", quoted(&ca.path))));
+        entries.extend(tls.ca_data.as_ref().map(|pem| ("ssl_ca_data", quoted(pem))));
+        if let Some(identity) = &tls.identity {
+            entries.push(("ssl_certfile", quoted(&identity.cert)));
+            entries.push(("ssl_keyfile", quoted(&identity.key)));
+        }
+    }
+    if server.connect_timeout != RedisServer::CONNECT_TIMEOUT {
+        entries.push(("socket_connect_timeout", quoted(&format_duration(server.connect_timeout))));
+    }
+    if server.keepalive {
+        entries.push(("socket_keepalive", "true".to_owned()));
+    }
+    entries.extend(server.client_name.as_ref().map(|name| ("client_name", quoted(name))));
+    entries
 }
 
 fn headers(headers: &HeaderMap) -> String {

@@ -17,17 +17,8 @@ pub(super) struct At<T> {
     pub(super) span: Span,
 }
 
-/// A server in `layer.hosts`.
-#[derive(Debug)]
-pub(super) enum HostEntry {
-    /// A URL.
-    Url(SecretText),
-    /// `["127.0.0.1", 6379]`, as the tutorial of Channels writes it.
-    Pair(String, u16),
-}
-
 /// A text that may be kept out of the file.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) enum SecretText {
     /// The text itself.
     Plain(String),
@@ -61,14 +52,7 @@ pub(super) struct Kind {
     pub(super) foreign: &'static [(&'static str, &'static str)],
 }
 
-const AS_URL: &str = "write the server as a URL: `\"redis://:password@host:6379/0\"`";
-
-pub(super) const SECRET: Kind = Kind {
-    name: "a secret",
-    keys: &["env", "file"],
-    later: &["sentinels"],
-    foreign: &[("address", AS_URL), ("host", AS_URL), ("port", AS_URL), ("db", AS_URL), ("password", AS_URL)],
-};
+pub(super) const SECRET: Kind = Kind { name: "a secret", keys: &["env", "file"], later: &[], foreign: &[] };
 
 pub(super) type Entry<'a> = (&'a Spanned<std::borrow::Cow<'a, str>>, &'a Spanned<DeValue<'a>>);
 
@@ -210,6 +194,24 @@ impl<'a> Table<'a> {
             return None;
         }
         Some(at)
+    }
+
+    /// A duration. A number of seconds without a unit is understood, with a fraction too: redis-py's settings
+    /// have none.
+    pub(super) fn exact_seconds(&self, key: &str, range: RangeInclusive<Duration>) -> Option<At<Duration>> {
+        let value = self.get(key)?;
+        let seconds = match value.get_ref() {
+            DeValue::Integer(number) => number.as_str(),
+            DeValue::Float(number) => number.as_str(),
+            _ => return self.duration(key, range),
+        };
+        let duration = seconds.parse().ok().and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
+        let Some(duration) = duration.filter(|duration| range.contains(duration)) else {
+            let (min, max) = (format_duration(*range.start()), format_duration(*range.end()));
+            self.out_of_range(key, value.span(), seconds, &min, &max);
+            return None;
+        };
+        Some(At { value: duration, span: value.span() })
     }
 
     /// A duration, or `"off"`, which is `None` inside.
@@ -355,21 +357,6 @@ impl<'a> Table<'a> {
         let items: Vec<_> = values.iter().filter_map(item).collect();
         // A list that is empty because nothing in it was right is not an empty list.
         (items.is_empty() == values.is_empty()).then(|| At { value: items, span: value.span() })
-    }
-
-    pub(super) fn host_entry(&self, value: &'a Spanned<DeValue<'a>>) -> Option<HostEntry> {
-        let DeValue::Array(pair) = value.get_ref() else {
-            return self.secret("hosts", value).map(HostEntry::Url);
-        };
-        let values: Vec<_> = pair.iter().map(Spanned::get_ref).collect();
-        if let [DeValue::String(host), DeValue::Integer(port)] = values.as_slice()
-            && let Ok(port) = port.as_str().parse()
-        {
-            return Some(HostEntry::Pair(host.to_string(), port));
-        }
-        let help = "write `\"redis://127.0.0.1:6379/0\"`, or `[\"127.0.0.1\", 6379]`".to_owned();
-        self.wrong("hosts", value, "a list of servers", Some(help));
-        None
     }
 
     pub(super) fn secret(&self, key: &str, value: &'a Spanned<DeValue<'a>>) -> Option<SecretText> {

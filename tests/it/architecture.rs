@@ -30,6 +30,7 @@ const PURE: &[&str] = &[
     "channel_layer/redis/core/post.rs",
     "channel_layer/redis/encryption.rs",
     "channel_layer/redis/keys.rs",
+    "channel_layer/redis/server.rs",
     "channel_layer/redis/shard.rs",
     "channel_layer/redis/url.rs",
     "channel_layer/redis/wire",

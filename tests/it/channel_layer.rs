@@ -1,14 +1,16 @@
 //! What every backend of the channel layer promises, and what the ones on Redis promise when it fails.
 
 mod direct;
+mod hosts;
 mod inboxes;
+mod sentinel;
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use anteroom::channel_layer::{
     ChannelLayer, CoreConfig, Delivery, Direct, GroupName, Inbox, Join, Joined, Key, LayerConfig,
-    LayerMetrics, Message, PubSubConfig, RedisUrl, Refusal, Secret, Serializer, SerializerFormat, Ticket,
+    LayerMetrics, Message, PubSubConfig, RedisHost, Refusal, Secret, Serializer, SerializerFormat, Ticket,
     Value, WorkerId,
 };
 use prometheus::{Registry, TextEncoder};
@@ -162,7 +164,7 @@ fn pubsub(servers: &[&RedisServer]) -> PubSubConfig {
     PubSubConfig { hosts: urls(servers), ..PubSubConfig::default() }
 }
 
-fn urls(servers: &[&RedisServer]) -> Vec<RedisUrl> {
+fn urls(servers: &[&RedisServer]) -> Vec<RedisHost> {
     servers.iter().map(|server| server.url().parse().unwrap()).collect()
 }
 
@@ -174,7 +176,7 @@ enum Kind {
 }
 
 impl Kind {
-    fn layer(self, hosts: Vec<RedisUrl>) -> LayerConfig {
+    fn layer(self, hosts: Vec<RedisHost>) -> LayerConfig {
         match self {
             Self::PubSub => LayerConfig::PubSub(PubSubConfig { hosts, ..PubSubConfig::default() }),
             Self::Core => LayerConfig::Core(CoreConfig { hosts, ..CoreConfig::default() }),

@@ -2,10 +2,13 @@
 
 use std::io::{Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
+use redis::FromRedisValue;
 use rustix::process::{Pid, Signal, kill_process};
+use tempfile::TempDir;
 
 use crate::support::eventually;
 
@@ -14,6 +17,8 @@ use crate::support::eventually;
 pub struct RedisServer {
     port: u16,
     options: Vec<String>,
+    /// Where it may keep a file.
+    folder: Option<TempDir>,
     process: Option<Child>,
 }
 
@@ -25,10 +30,38 @@ impl RedisServer {
 
     /// Starts a server with more options on its command line.
     pub async fn start_with(options: &[&str]) -> Self {
+        Self::start_as(|server| {
+            server.options = options.iter().map(|&option| option.to_owned()).collect();
+        })
+        .await
+    }
+
+    /// Starts a Sentinel that watches over a master called `m`, which is away after a second.
+    pub async fn start_sentinel(master: &Self) -> Self {
+        let watched = master.port;
+        let sentinel = Self::start_as(|server| {
+            let folder = tempfile::tempdir().unwrap();
+            let config = folder.path().join("sentinel.conf");
+            let lines = [
+                format!("sentinel monitor m 127.0.0.1 {watched} 1"),
+                "sentinel down-after-milliseconds m 1000".to_owned(),
+                "sentinel failover-timeout m 4000".to_owned(),
+            ];
+            std::fs::write(&config, lines.join("\n")).unwrap();
+            // It writes into its file, which comes first.
+            server.options = vec![config.display().to_string(), "--sentinel".to_owned()];
+            server.folder = Some(folder);
+        })
+        .await;
+        assert_eq!(sentinel.ask::<Vec<String>>("SENTINEL GET-MASTER-ADDR-BY-NAME m")[1], watched.to_string());
+        sentinel
+    }
+
+    async fn start_as(set: impl Fn(&mut Self)) -> Self {
         // Someone else may be faster to take a port that was free a moment ago.
         for _ in 0..5 {
             let mut server = Self::stopped();
-            server.options = options.iter().map(|&option| option.to_owned()).collect();
+            set(&mut server);
             if server.launch().await {
                 return server;
             }
@@ -36,10 +69,21 @@ impl RedisServer {
         panic!("redis-server does not start");
     }
 
+    /// The answer to a command.
+    pub fn ask<T: FromRedisValue>(&self, command: &str) -> T {
+        let mut words = command.split(' ');
+        let mut command = redis::cmd(words.next().unwrap());
+        for word in words {
+            command.arg(word);
+        }
+        let mut connection = redis::Client::open(self.url()).unwrap().get_connection().unwrap();
+        command.query(&mut connection).unwrap()
+    }
+
     /// A port where nothing listens until [`RedisServer::restart`].
     pub fn stopped() -> Self {
         let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-        Self { port, options: Vec::new(), process: None }
+        Self { port, options: Vec::new(), folder: None, process: None }
     }
 
     /// Starts the server on its port.
@@ -79,10 +123,16 @@ impl RedisServer {
     async fn launch(&mut self) -> bool {
         self.kill();
         let port = self.port;
-        let process = Command::new("redis-server")
-            .args(["--bind", "127.0.0.1", "--port", &port.to_string()])
-            .args(["--save", "", "--appendonly", "no", "--dir", "/tmp"])
+        let folder = self.folder.as_ref().map_or(Path::new("/tmp"), TempDir::path);
+        let mut command = Command::new("redis-server");
+        if !self.options.contains(&"--sentinel".to_owned()) {
+            command.args(["--save", "", "--appendonly", "no"]);
+        }
+        let process = command
             .args(&self.options)
+            .args(["--bind", "127.0.0.1", "--port", &port.to_string()])
+            .arg("--dir")
+            .arg(folder)
             .stdout(Stdio::null())
             .spawn()
             .expect("redis-server must be installed");

@@ -10,9 +10,10 @@ use tracing::{info, warn};
 use crate::channel_layer::message::Message;
 use crate::channel_layer::metrics::{LayerMetrics, Op, Outcome, ShardMetrics};
 use crate::channel_layer::name::GroupName;
-use crate::channel_layer::redis::RedisUrl;
+use crate::channel_layer::redis::RedisHost;
 use crate::channel_layer::redis::members::{Change, Confirmed, Members};
 use crate::channel_layer::redis::outbox::{Outbox, Publish, Sender, Settled};
+use crate::channel_layer::redis::way::Way;
 use crate::channel_layer::redis::wire::EncodeError;
 use crate::channel_layer::{Delivery, Direct, Inbox, Join, Refusal, Sent, Ticket, WorkerId};
 
@@ -39,7 +40,9 @@ pub(super) const BATCH_BYTES: usize = 256 * 1024;
 /// One host: what it is asked for, what waits for it, how it is.
 pub(super) struct Host {
     pub(super) index: usize,
-    pub(super) url: RedisUrl,
+    /// As it is configured.
+    pub(super) place: RedisHost,
+    pub(super) way: Way,
     pub(super) inboxes: Arc<[Arc<dyn Inbox>]>,
     pub(super) members: Mutex<Members>,
     pub(super) outbox: Mutex<Outbox>,
@@ -57,7 +60,7 @@ pub(super) struct Host {
 impl Host {
     pub(super) fn new(
         index: usize,
-        url: RedisUrl,
+        place: RedisHost,
         inboxes: Arc<[Arc<dyn Inbox>]>,
         members: Members,
         outbox: Outbox,
@@ -65,7 +68,8 @@ impl Host {
     ) -> Self {
         Self {
             index,
-            url,
+            way: Way::new(&place),
+            place,
             inboxes,
             members: Mutex::new(members),
             outbox: Mutex::new(outbox),
@@ -293,12 +297,12 @@ impl Host {
         } else {
             status.error.clone().unwrap_or_else(|| "not connected yet".to_owned())
         };
-        Some(format!("shard {} ({}): {error}", self.index, self.url.address()))
+        Some(format!("shard {} ({}): {error}", self.index, self.place.address()))
     }
 
     pub(super) fn last_refusal(&self) -> Option<String> {
         let reason = lock(&self.status).refused_send.clone()?;
-        Some(format!("shard {} ({}): {reason}", self.index, self.url.address()))
+        Some(format!("shard {} ({}): {reason}", self.index, self.place.address()))
     }
 
     /// Shows on the gauge how the host is; to be called after each change of it. A host that refuses what is
@@ -360,18 +364,18 @@ impl Host {
             let seconds = since.elapsed().as_secs_f64();
             warn!(
                 shard = self.index,
-                redis = %self.url,
+                redis = %self.place,
                 seconds,
                 "the channel layer is up again, what was sent meanwhile may be missed",
             );
         } else {
-            info!(shard = self.index, redis = %self.url, "the channel layer is up");
+            info!(shard = self.index, redis = %self.place, "the channel layer is up");
         }
     }
 
     /// Notes that a connection was lost.
     pub(super) fn lose(&self, reason: &str) {
-        warn!(shard = self.index, redis = %self.url, reason, "lost the channel layer");
+        warn!(shard = self.index, redis = %self.place, reason, "lost the channel layer");
         self.set_down(reason);
     }
 
@@ -387,7 +391,7 @@ impl Host {
     pub(super) fn note_failure(&self, reason: &str) {
         let known = lock(&self.status).error.replace(reason.to_owned());
         if known.as_deref() != Some(reason) {
-            warn!(shard = self.index, redis = %self.url, reason, "cannot reach the channel layer");
+            warn!(shard = self.index, redis = %self.place, reason, "cannot reach the channel layer");
         }
     }
 
@@ -406,7 +410,7 @@ impl Host {
             status.refusals.push((op, error.code().to_owned()));
             drop(status);
             let command = op.label();
-            warn!(shard = self.index, redis = %self.url, command, reason, "the channel layer refused a command");
+            warn!(shard = self.index, redis = %self.place, command, reason, "the channel layer refused a command");
         }
     }
 }

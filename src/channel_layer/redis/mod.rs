@@ -8,17 +8,21 @@ mod keys;
 mod members;
 mod outbox;
 pub(super) mod pubsub;
+mod sentinel;
+mod server;
 mod shard;
 mod supervisor;
 mod url;
 #[cfg(test)]
 mod vectors;
+mod way;
 mod wire;
 
 use std::time::Duration;
 
 pub use self::core::capacity::{Capacities, ChannelPattern};
 pub use self::encryption::Secret;
+pub use self::server::{Login, RedisAddress, RedisHost, RedisServer, RedisTls, Sentinel};
 pub use self::url::{InvalidRedisUrl, RedisUrl};
 pub use self::wire::{DecodeError, EncodeError, Serializer, SerializerFormat, UnknownFormat};
 
@@ -29,7 +33,7 @@ pub use self::wire::{DecodeError, EncodeError, Serializer, SerializerFormat, Unk
 pub struct PubSubConfig {
     /// The servers that groups are spread over, in this order. None means one on this machine, as in
     /// `channels_redis`.
-    pub hosts: Vec<RedisUrl>,
+    pub hosts: Vec<RedisHost>,
     /// What stands in front of every Redis channel.
     pub prefix: String,
     /// How messages are written and read, with the keys of `symmetric_encryption_keys`.
@@ -45,7 +49,7 @@ pub struct PubSubConfig {
 impl Default for PubSubConfig {
     fn default() -> Self {
         Self {
-            hosts: vec![RedisUrl::default()],
+            hosts: vec![RedisHost::default()],
             prefix: "asgi".to_owned(),
             serializer: Serializer::default(),
             publish_queue_bytes_max: 1024 * 1024,
@@ -62,7 +66,7 @@ impl Default for PubSubConfig {
 pub struct CoreConfig {
     /// The servers that groups are spread over, in this order. None means one on this machine, as in
     /// `channels_redis`.
-    pub hosts: Vec<RedisUrl>,
+    pub hosts: Vec<RedisHost>,
     /// What stands in front of every Redis key.
     pub prefix: String,
     /// How messages are written and read, with the keys of `symmetric_encryption_keys`.
@@ -89,7 +93,7 @@ pub struct CoreConfig {
 impl Default for CoreConfig {
     fn default() -> Self {
         Self {
-            hosts: vec![RedisUrl::default()],
+            hosts: vec![RedisHost::default()],
             prefix: "asgi".to_owned(),
             serializer: Serializer::default(),
             expiry: 60,

@@ -5,16 +5,14 @@
 
 use std::sync::Arc;
 
-use redis::RedisError;
 use tokio::task::JoinSet;
 use tokio::time::{self, Duration, Instant};
 use tokio_util::sync::CancellationToken;
 use tracing::error;
 
 use crate::channel_layer::redis::host::Host;
+use crate::channel_layer::redis::way::Target;
 
-/// Connecting and logging in may take this long.
-const CONNECT_MAX: Duration = Duration::from_secs(2);
 /// At the stop, waiting messages may take this long.
 const FAREWELL_MAX: Duration = Duration::from_secs(1);
 /// The pauses between attempts to connect grow from the first to the second, each shortened by up to a half
@@ -30,12 +28,13 @@ pub(super) trait Shard: Send + Sync + 'static {
 
     fn host(&self) -> &Host;
 
-    /// Connects. Whatever notices that a connection was lost cancels `lost`.
+    /// Connects to the server that was found. Whatever notices that a connection was lost cancels `lost`.
     fn connect(
         self: &Arc<Self>,
+        target: &Target<'_>,
         epoch: u64,
         lost: &CancellationToken,
-    ) -> impl Future<Output = Result<Self::Connections, RedisError>> + Send;
+    ) -> impl Future<Output = Result<Self::Connections, String>> + Send;
 
     /// Uses the connections until they fail, or until everything is said at the stop. It may be dropped
     /// before that. `gap` is since when messages have been missed, until the host is up.
@@ -89,16 +88,17 @@ async fn keep_connected<S: Shard>(shard: &Arc<S>, stop: &CancellationToken) {
         let lost = CancellationToken::new();
         let connected = tokio::select! {
             () = stop.cancelled() => return,
-            connected = time::timeout(CONNECT_MAX, shard.connect(epoch, &lost)) => connected,
+            connected = connect(shard, epoch, &lost) => connected,
         };
         match connected {
-            Ok(Ok(connections)) => {
+            Ok((target, connections)) => {
                 let since = Instant::now();
                 host.begin(epoch);
                 let end = tokio::select! {
                     biased;
                     () = lost.cancelled() => End::Lost("the connection was closed".to_owned()),
                     end = shard.serve(connections, epoch, stop, &mut gap) => end,
+                    reason = host.way.leaves(&target) => End::Lost(reason.to_owned()),
                     () = async { stop.cancelled().await; time::sleep(FAREWELL_MAX).await } => End::Stopped,
                 };
                 host.give_up(&mut gap);
@@ -108,13 +108,24 @@ async fn keep_connected<S: Shard>(shard: &Arc<S>, stop: &CancellationToken) {
                 }
                 backoff.lasted(since.elapsed());
             }
-            Ok(Err(error)) => host.note_failure(&error.to_string()),
-            Err(_) => host.note_failure("connecting took too long"),
+            Err(reason) => host.note_failure(&reason),
         }
         tokio::select! {
             () = stop.cancelled() => return,
             () = time::sleep(backoff.pause()) => {}
         }
+    }
+}
+
+async fn connect<'a, S: Shard>(
+    shard: &'a Arc<S>,
+    epoch: u64,
+    lost: &CancellationToken,
+) -> Result<(Target<'a>, S::Connections), String> {
+    let target = shard.host().way.find().await?;
+    match time::timeout(target.timeout(), shard.connect(&target, epoch, lost)).await {
+        Ok(connected) => Ok((target, connected?)),
+        Err(_) => Err("connecting took too long".to_owned()),
     }
 }
 

@@ -2,11 +2,11 @@
 
 use core::time::Duration;
 
-use crate::channel_layer::{ChannelPattern, InvalidRedisUrl, RedisUrl, Secret, SerializerFormat};
+use crate::channel_layer::{ChannelPattern, RedisHost, Secret, SerializerFormat};
 use crate::config::compile::{Compiler, all, items, value};
 use crate::config::diagnostic::{Code, Diagnostic, Span};
 use crate::config::file::{BACKENDS, Backend, CapacityEntry, LayerTable, ListenerTable, TrustTable};
-use crate::config::table::{At, HostEntry, SecretText};
+use crate::config::table::{At, SecretText};
 use crate::config::{LayerConfig, SecretSource, TrustConfig};
 use crate::listener::ProxyProtocol;
 use crate::request::{ForwardedHeaders, TrustedProxy};
@@ -52,7 +52,12 @@ impl Compiler<'_> {
         for key in table.keys.iter().filter(|key| known && !is_used(backend, &key.value)) {
             let message =
                 format!("`{}` has no use with `backend = \"{}\"`", key.value, BACKENDS.word(backend));
-            let diagnostic = Diagnostic::new(Code::UnusableKey, key.span.clone(), message);
+            // Django takes it there, too, and ignores it.
+            let code = match (&table.backend, key.value.as_str()) {
+                (Some(_), "hosts") | (None, _) => Code::UnusableKey,
+                (Some(_), _) => Code::NoEffect,
+            };
+            let diagnostic = Diagnostic::new(code, key.span.clone(), message);
             self.push(match (&table.backend, backend) {
                 (Some(at), Backend::PubSub) => diagnostic
                     .with(at.span.clone(), "the backend")
@@ -73,7 +78,7 @@ impl Compiler<'_> {
                 None
             }
             Some(at) => all(at.value.iter().map(|host| self.redis_host(host))),
-            None => Some(vec![RedisUrl::default()]),
+            None => Some(vec![RedisHost::default()]),
         };
         let keys = all(items(table.symmetric_encryption_keys.as_ref()).map(|at| self.encryption_key(at)));
         let prefix = table.prefix.as_ref().map_or_else(|| "asgi".to_owned(), |at| at.value.clone());
@@ -112,38 +117,6 @@ impl Compiler<'_> {
         pattern
     }
 
-    fn redis_host(&self, at: &At<HostEntry>) -> Option<RedisUrl> {
-        let text = match &at.value {
-            HostEntry::Pair(host, port) if host.contains(':') => format!("redis://[{host}]:{port}"),
-            HostEntry::Pair(host, port) => format!("redis://{host}:{port}"),
-            HostEntry::Url(secret) => self.secret(secret, &at.span)?,
-        };
-        let error = match text.parse() {
-            Ok(url) => return Some(url),
-            Err(error) => error,
-        };
-        let code = match error {
-            InvalidRedisUrl::NotYet(_) => Code::NotSupportedYet,
-            _ => Code::RedisHost,
-        };
-        let diagnostic = match error {
-            // A password with a slash or colon in it ends up in what the error would show.
-            InvalidRedisUrl::NoHost
-            | InvalidRedisUrl::Host(_)
-            | InvalidRedisUrl::Port(_)
-            | InvalidRedisUrl::Database(_)
-                if text.contains('@') =>
-            {
-                let message = "the host, port or database of this Redis URL cannot be read";
-                let help = "in user and password write `%2F` for `/`, `%3A` for `:` and `%40` for `@`";
-                Diagnostic::new(code, at.span.clone(), message).help(help)
-            }
-            error => Diagnostic::new(code, at.span.clone(), error.to_string()),
-        };
-        self.push(diagnostic);
-        None
-    }
-
     fn encryption_key(&self, at: &At<SecretText>) -> Option<Secret> {
         let key = self.secret(&at.value, &at.span)?;
         if key.is_empty() {
@@ -154,7 +127,7 @@ impl Compiler<'_> {
         Some(Secret::new(key))
     }
 
-    fn secret(&self, secret: &SecretText, span: &Span) -> Option<String> {
+    pub(super) fn secret(&self, secret: &SecretText, span: &Span) -> Option<String> {
         let source = match secret {
             SecretText::Plain(text) => return Some(text.clone()),
             SecretText::Source(source) => source,

@@ -7,14 +7,14 @@ use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex};
 
 use redis::aio::MultiplexedConnection;
-use redis::{Pipeline, PushKind, RedisError, Value};
+use redis::{Pipeline, PushKind, Value};
 use tokio::time::{self, Duration, Instant};
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
 use crate::channel_layer::metrics::{Op, Outcome};
 use crate::channel_layer::name::GroupName;
-use crate::channel_layer::redis::connect::connect;
+use crate::channel_layer::redis::connect::Connection;
 use crate::channel_layer::redis::core::post::{Bucket, CLEAR, POST, buckets};
 use crate::channel_layer::redis::core::{Shard, clock, names};
 use crate::channel_layer::redis::host::{
@@ -24,6 +24,7 @@ use crate::channel_layer::redis::members::{Change, Confirmed};
 use crate::channel_layer::redis::outbox::Publish;
 use crate::channel_layer::redis::shard::host_index;
 use crate::channel_layer::redis::supervisor::{self, End};
+use crate::channel_layer::redis::way::Target;
 use crate::channel_layer::{Posted, Refusal, Sent};
 
 /// How long Redis waits for a message before it says that there is none.
@@ -47,7 +48,7 @@ const CLEARED_MAX: usize = 32;
 
 impl supervisor::Shard for Shard {
     /// One for commands and one for the inbox.
-    type Connections = (MultiplexedConnection, MultiplexedConnection);
+    type Connections = (Connection, Connection);
 
     fn host(&self) -> &Host {
         &self.host
@@ -55,18 +56,23 @@ impl supervisor::Shard for Shard {
 
     async fn connect(
         self: &Arc<Self>,
+        target: &Target<'_>,
         _: u64,
         lost: &CancellationToken,
-    ) -> Result<Self::Connections, RedisError> {
-        let connect = || {
+    ) -> Result<Self::Connections, String> {
+        let open = || {
             let lost = lost.clone();
-            connect(&self.host.url, move |push| {
+            target.open(move |push| {
                 if push.kind == PushKind::Disconnection {
                     lost.cancel();
                 }
             })
         };
-        tokio::try_join!(connect(), connect())
+        let connections = tokio::try_join!(open(), open())?;
+        if connections.0.greeting.is_cluster {
+            return Err("it is a Redis Cluster, where only `channels_redis.pubsub` works".to_owned());
+        }
+        Ok(connections)
     }
 
     async fn serve(
@@ -76,12 +82,13 @@ impl supervisor::Shard for Shard {
         stop: &CancellationToken,
         gap: &mut Option<Instant>,
     ) -> End {
-        let _link = self.common.links.get(self.host.index).map(|link| Linked::new(link, commands.clone()));
+        let link = self.common.links.get(self.host.index);
+        let _link = link.map(|link| Linked::new(link, commands.commands.clone()));
         tokio::select! {
             biased;
-            end = self.write(commands.clone(), epoch, stop, gap) => end,
-            end = self.watch(commands) => end,
-            end = self.read(inbox, epoch) => end,
+            end = self.write(commands.commands.clone(), epoch, stop, gap) => end,
+            end = self.watch(commands.commands.clone()) => end,
+            end = self.read(inbox.commands.clone(), epoch) => end,
         }
     }
 }
@@ -229,7 +236,7 @@ impl Shard {
         drop(members);
         if gap {
             self.host.metrics.gaps.inc();
-            warn!(shard = self.host.index, redis = %self.host.url, "Redis had lost our memberships, they are renewed");
+            warn!(shard = self.host.index, redis = %self.host.place, "Redis had lost our memberships, they are renewed");
         }
         self.host.work.notify_one();
         Ok(())

@@ -36,7 +36,7 @@ use crate::channel_layer::redis::outbox::Outbox;
 use crate::channel_layer::redis::shard::host_index;
 use crate::channel_layer::redis::supervisor;
 use crate::channel_layer::redis::wire::DecodeError;
-use crate::channel_layer::redis::{CoreConfig, RedisUrl};
+use crate::channel_layer::redis::{CoreConfig, RedisHost};
 use crate::channel_layer::{Health, Inbox, Join, Refusal, Ticket, WorkerId};
 
 /// The whole layer.
@@ -53,7 +53,7 @@ impl Core {
     ) -> Self {
         let inboxes: Arc<[_]> = inboxes.into();
         let metrics = Arc::new(metrics);
-        let urls = if config.hosts.is_empty() { vec![RedisUrl::default()] } else { config.hosts };
+        let places = if config.hosts.is_empty() { vec![RedisHost::default()] } else { config.hosts };
         let common = Arc::new(Common {
             keys: CoreKeys::new(&config.prefix),
             envelope: Envelope {
@@ -67,14 +67,14 @@ impl Core {
             bytes_max: config.message_bytes_max,
             clock: Clock::default(),
             addresses: Addresses::default(),
-            links: urls.iter().map(|_| Mutex::default()).collect(),
+            links: places.iter().map(|_| Mutex::default()).collect(),
         });
-        let hosts = urls.len();
-        let shard = |(index, url): (usize, RedisUrl)| {
+        let hosts = places.len();
+        let shard = |(index, place): (usize, RedisHost)| {
             let outbox = Outbox::new(config.publish_queue_bytes_max, config.publish_age_max);
             let (inboxes, metrics) = (Arc::clone(&inboxes), Arc::clone(&metrics));
             let inbox_metrics = metrics.inbox(index);
-            let host = Host::new(index, url, inboxes, Members::lasting(), outbox, metrics);
+            let host = Host::new(index, place, inboxes, Members::lasting(), outbox, metrics);
             let node = Node::new(index, hosts, || fastrand::u128(..));
             let capacity = common.capacities.of(&node.member(""));
             inbox_metrics.capacity.set(i64::try_from(capacity).unwrap_or(i64::MAX));
@@ -91,7 +91,7 @@ impl Core {
                 metrics: inbox_metrics,
             })
         };
-        let shards = urls.into_iter().enumerate().map(shard).collect();
+        let shards = places.into_iter().enumerate().map(shard).collect();
         Self { shards, common }
     }
 

@@ -14,17 +14,18 @@ use tracing::debug;
 
 use crate::channel_layer::metrics::Op;
 use crate::channel_layer::name::GroupName;
-use crate::channel_layer::redis::connect::connect;
+use crate::channel_layer::redis::connect::{Connection, Greeting, greeting};
 use crate::channel_layer::redis::host::{
     ANSWER_MAX, BATCH_BYTES, CHANGES_MAX, Host, PING_EVERY, PING_MAX, PINGS_MISSED_MAX, lock,
 };
 use crate::channel_layer::redis::members::{Change, Confirmed};
 use crate::channel_layer::redis::pubsub::Shard;
 use crate::channel_layer::redis::supervisor::{self, End};
+use crate::channel_layer::redis::way::Target;
 use crate::channel_layer::{Refusal, Sent};
 
 impl supervisor::Shard for Shard {
-    type Connections = MultiplexedConnection;
+    type Connections = Connection;
 
     fn host(&self) -> &Host {
         &self.host
@@ -32,24 +33,25 @@ impl supervisor::Shard for Shard {
 
     async fn connect(
         self: &Arc<Self>,
+        target: &Target<'_>,
         epoch: u64,
         lost: &CancellationToken,
-    ) -> Result<MultiplexedConnection, RedisError> {
+    ) -> Result<Connection, String> {
         let (shard, lost) = (Arc::clone(self), lost.clone());
-        connect(&self.host.url, move |push| shard.on_push(epoch, &lost, push)).await
+        target.open(move |push| shard.on_push(epoch, &lost, push)).await
     }
 
     async fn serve(
         &self,
-        connection: MultiplexedConnection,
+        connection: Connection,
         _: u64,
         stop: &CancellationToken,
         gap: &mut Option<Instant>,
     ) -> End {
         tokio::select! {
             biased;
-            end = self.write(connection.clone(), stop, gap) => end,
-            end = self.watch(connection) => end,
+            end = self.write(connection.commands.clone(), stop, gap) => end,
+            end = self.watch(connection.commands.clone()) => end,
         }
     }
 }
@@ -185,7 +187,11 @@ impl Shard {
         loop {
             time::sleep(PING_EVERY).await;
             let heard = self.heard.load(Ordering::Relaxed);
-            match time::timeout(PING_MAX, connection.send_packed_command(&redis::cmd("PING"))).await {
+            match time::timeout(PING_MAX, connection.send_packed_command(&greeting())).await {
+                // It still takes what is published, but nobody hears it any more.
+                Ok(Ok(answer)) if Greeting::from(answer.clone()).is_lone_replica() => {
+                    return End::Lost("it has become a replica".to_owned());
+                }
                 Ok(Ok(_)) => missed = 0,
                 Ok(Err(error)) => return End::Lost(error.to_string()),
                 // The answer stands in line behind messages: as long as they come, the peer lives.

@@ -23,7 +23,7 @@ use crate::channel_layer::redis::outbox::Outbox;
 use crate::channel_layer::redis::shard::host_index;
 use crate::channel_layer::redis::supervisor;
 use crate::channel_layer::redis::wire::Serializer;
-use crate::channel_layer::redis::{PubSubConfig, RedisUrl};
+use crate::channel_layer::redis::{PubSubConfig, RedisHost};
 use crate::channel_layer::{Health, Inbox, Join, Refusal, Ticket, WorkerId};
 
 /// The whole layer.
@@ -46,11 +46,11 @@ impl PubSub {
         });
         let inboxes: Arc<[_]> = inboxes.into();
         let metrics = Arc::new(metrics);
-        let hosts = if config.hosts.is_empty() { vec![RedisUrl::default()] } else { config.hosts };
-        let shard = |(index, url): (usize, RedisUrl)| {
+        let hosts = if config.hosts.is_empty() { vec![RedisHost::default()] } else { config.hosts };
+        let shard = |(index, place): (usize, RedisHost)| {
             let outbox = Outbox::new(config.publish_queue_bytes_max, config.publish_age_max);
             let (inboxes, metrics) = (Arc::clone(&inboxes), Arc::clone(&metrics));
-            let host = Host::new(index, url, inboxes, Members::default(), outbox, metrics);
+            let host = Host::new(index, place, inboxes, Members::default(), outbox, metrics);
             Arc::new(Shard { host, codec: Arc::clone(&codec), heard: AtomicU64::new(0) })
         };
         let shards = hosts.into_iter().enumerate().map(shard).collect();
