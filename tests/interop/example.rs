@@ -1,4 +1,5 @@
-//! `examples/django`: a view, a listener in Python and sockets at anteroom in the same rooms, on either layer.
+//! `examples/django`: a view, a listener in Python and sockets at anteroom in the same rooms, on either layer; and the
+//! README's page for who has a project already.
 
 use std::fs;
 use std::net::{SocketAddr, TcpStream};
@@ -7,10 +8,13 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
+use crate::django::Django;
 use crate::projects::{Run, folder_of, replace};
 use crate::support::client::{Client, request};
+use crate::support::redis::RedisServer;
+use crate::support::server::TestServer;
 use crate::support::{wait_until, wait_within};
-use crate::tools::free_port;
+use crate::tools::{between, free_port};
 use crate::webdriver::Browser;
 
 const PROJECT: &str = "django";
@@ -179,4 +183,42 @@ fn the_command_of_the_example_tells_who_asks_for_another_layer() {
         assert_eq!(output.status.code(), Some(2), "{told}");
         assert!(told.starts_with("run core|pubsub: "), "{told}");
     }
+}
+
+#[tokio::test]
+async fn the_routes_of_the_readme_are_those_of_the_tutorial() {
+    let redis = RedisServer::start().await;
+    let readme = include_str!("../../README.md");
+    let (_, page) = readme.split_once("## Move a Channels project here in ten minutes").unwrap();
+    let routes = format!("version = 1{}", between(page, "```toml\nversion = 1", "```"));
+    let places = [
+        (
+            "version = 1\n",
+            "version = 1\n[server]\nadmin = \"127.0.0.1:0\"\ndrain = { grace = \"0s\", shutdown = \"0s\" }\n",
+        ),
+        ("127.0.0.1:8000", "127.0.0.1:0"),
+        ("[\"127.0.0.1\", 6379]", &*format!("[\"127.0.0.1\", {}]", redis.port())),
+    ];
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("routes.toml");
+    fs::write(&path, replace(routes, &places)).unwrap();
+    let server = TestServer::start_at(folder, &path, &[]);
+    let mut django = Django::start("core", &json!({ "hosts": [redis.url()] }));
+
+    let (host, path) = (server.address().to_string(), "/ws/chat/lobby/");
+    let origin = format!("http://{host}");
+    let mut client = server.try_connect(path, &[("Host", &host), ("Origin", &origin)]).unwrap();
+    django.join("chat_lobby");
+    client.send_text(r#"{"message":"hello"}"#);
+    assert_eq!(next(&mut client), json!({ "message": "hello" }));
+    assert_eq!(django.received(), json!({ "type": "chat.message", "message": "hello" }));
+    django.group_send("chat_lobby", &json!({ "type": "chat.message", "message": "from Django" }));
+    assert_eq!(next(&mut client), json!({ "message": "from Django" }));
+    let refused = server.try_connect(path, &[("Host", &host), ("Origin", "http://evil.example")]);
+    assert_eq!(refused.unwrap_err().status, 403);
+    // Nobody is behind: a consumer that has no route would have been asked.
+    let passed_on = server.try_connect("/ws/other/", &[("Host", &host), ("Origin", &origin)]);
+    assert_eq!(passed_on.unwrap_err().status, 502);
+    drop(client);
+    server.stop();
 }
