@@ -193,7 +193,9 @@ pub async fn run(start: Start) -> Result<(), StartError> {
     }
 
     let count = worker_count(config.server.workers);
-    let inboxes: Vec<_> = (0..count).map(|_| WorkerInbox::new(metrics.sessions.inbox_dropped())).collect();
+    let sessions = &metrics.sessions;
+    let inboxes: Vec<_> =
+        (0..count).map(|_| WorkerInbox::new(sessions.inbox_dropped(), sessions.direct_gone())).collect();
     let layer_inboxes = inboxes.iter().map(|inbox| Arc::clone(inbox) as Arc<dyn Inbox>).collect();
     let (layer, layer_task) =
         ChannelLayer::new(config.layer.to_channel_layer(), layer_inboxes, metrics.layer);

@@ -24,12 +24,15 @@ impl GroupName {
     /// What stands for the channels of this node's sockets where a layer keeps its subscriptions. No group is called
     /// so.
     pub(super) fn of_sockets() -> Self {
-        Self("*".into())
+        Self(Self::OF_SOCKETS.into())
     }
+
+    /// [`Self::of_sockets`] as text.
+    pub(super) const OF_SOCKETS: &'static str = "*";
 
     /// Whether it is [`Self::of_sockets`].
     pub(super) fn is_of_sockets(&self) -> bool {
-        &*self.0 == "*"
+        &*self.0 == Self::OF_SOCKETS
     }
 }
 

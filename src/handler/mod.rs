@@ -124,6 +124,8 @@ pub enum Command<'a> {
     Publish(Message),
     /// The same, with the name of this socket's channel as `reply_channel`.
     PublishSigned(Message),
+    /// Tell the group of this socket about it. The client is not told when that fails, for it asked for nothing.
+    Announce(Message),
     /// Count a message of the client that the handler could not use; the answer is a command of its own.
     Fault(Fault),
 }
@@ -166,6 +168,8 @@ pub enum Rendering {
     },
     /// Nothing is sent.
     Skip(Skip),
+    /// Nothing is sent, and nothing was to be: the event is for others in the group.
+    Ignore,
 }
 
 /// What becomes of an event that came to the channel of one socket.

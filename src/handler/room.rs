@@ -105,13 +105,13 @@ impl Room {
     pub(super) fn on_event(&self, state: &mut State, event: Event<'_>, out: &mut dyn FnMut(Command<'_>)) {
         match event {
             Event::Connect(_) => {
-                self.announce(self.announce.connect.as_ref(), out);
+                announce(self.announce.connect.as_ref(), out);
                 if let (Format::Text, Some(welcome)) = (self.format, &self.welcome) {
                     let line = welcome.replace("{username}", state.username.as_deref().unwrap_or_default());
                     out(Command::Text(line.into()));
                 }
             }
-            Event::Disconnect => self.announce(self.announce.disconnect.as_ref(), out),
+            Event::Disconnect => announce(self.announce.disconnect.as_ref(), out),
             Event::Refused(refusal) => self.complain(&not_sent(refusal), out),
             Event::Text(text) if self.format == Format::Text => match rename(text) {
                 Some(rename) => self.rename(state, rename, out),
@@ -139,9 +139,9 @@ impl Room {
             Some(Value::Text(name)) => name.parse().ok(),
             _ => None,
         };
-        let changed = if message.kind == GROUP_ADD {
+        let changed = if same_handler(GROUP_ADD, &message.kind) {
             group().map(Directive::Join)
-        } else if message.kind == GROUP_DISCARD {
+        } else if same_handler(GROUP_DISCARD, &message.kind) {
             group().map(Directive::Leave)
         } else {
             return Directive::Show(self.render(message, payload));
@@ -150,7 +150,8 @@ impl Room {
     }
 
     pub(super) fn delivers(&self, message: &Message) -> bool {
-        [SEND, CLOSE].contains(&message.kind.as_str()) || self.listed(message).is_some()
+        [SEND, CLOSE].into_iter().any(|kind| same_handler(kind, &message.kind))
+            || self.listed(message).is_some()
     }
 
     fn listed(&self, message: &Message) -> Option<&Deliver> {
@@ -158,13 +159,19 @@ impl Room {
     }
 
     pub(super) fn render(&self, message: &Message, payload: &mut Vec<u8>) -> Rendering {
-        match message.kind.as_str() {
-            SEND => return render_raw(message, payload),
-            CLOSE => return render_close(message),
-            _ => (),
+        if same_handler(SEND, &message.kind) {
+            return render_raw(message, payload);
+        }
+        if same_handler(CLOSE, &message.kind) {
+            return render_close(message);
         }
         let Some(deliver) = self.listed(message) else {
-            return Rendering::Skip(Skip::Unlisted);
+            let mut announced = self.announce.connect.iter().chain(&self.announce.disconnect);
+            return if announced.any(|kind| same_handler(kind, &message.kind)) {
+                Rendering::Ignore
+            } else {
+                Rendering::Skip(Skip::Unlisted)
+            };
         };
         match self.format {
             Format::Json => render_json(deliver, message, payload),
@@ -232,12 +239,6 @@ impl Room {
         });
     }
 
-    fn announce(&self, kind: Option<&String>, out: &mut dyn FnMut(Command<'_>)) {
-        let Some(kind) = kind else { return };
-        let message = Message::new(kind.clone());
-        out(if self.direct.is_empty() { Command::Publish(message) } else { Command::PublishSigned(message) });
-    }
-
     /// The members that a client may send, for an error text.
     fn wanted(&self) -> String {
         let quoted: Vec<_> = self.receive.pick.iter().map(|key| format!("`{key}`")).collect();
@@ -262,6 +263,12 @@ impl Room {
             Format::Json | Format::Raw => serde_json::json!({ "error": what }).to_string(),
         };
         out(Command::Text(Cow::Owned(text)));
+    }
+}
+
+fn announce(kind: Option<&String>, out: &mut dyn FnMut(Command<'_>)) {
+    if let Some(kind) = kind {
+        out(Command::Announce(Message::new(kind.clone())));
     }
 }
 
@@ -378,18 +385,23 @@ mod tests {
         let mut out = Vec::new();
         for event in events {
             room.on_event(&mut state, *event, &mut |command| {
-                let signed = matches!(command, Command::PublishSigned(_));
+                let how = match command {
+                    Command::PublishSigned(_) => "publish signed",
+                    Command::Announce(_) => "announce",
+                    _ => "publish",
+                };
                 out.push(match command {
                     Command::Text(text) => format!("text {text}"),
                     Command::Binary(bytes) => format!("binary {bytes:?}"),
-                    Command::Publish(message) | Command::PublishSigned(message) => {
+                    Command::Publish(message)
+                    | Command::PublishSigned(message)
+                    | Command::Announce(message) => {
                         let mut json = Vec::new();
                         for (key, value) in &message.fields {
                             json.extend_from_slice(format!(" {key}=").as_bytes());
                             value.write_json(&mut json);
                         }
-                        let publish = if signed { "publish signed" } else { "publish" };
-                        format!("{publish} {}{}", message.kind, String::from_utf8(json).unwrap())
+                        format!("{how} {}{}", message.kind, String::from_utf8(json).unwrap())
                     }
                     Command::Fault(fault) => format!("fault {}", fault.label()),
                 });
@@ -421,6 +433,7 @@ mod tests {
             Rendering::Binary => format!("binary {payload:?}"),
             Rendering::Close { code, reason } => format!("close {code} {reason}"),
             Rendering::Skip(skip) => format!("skip {}", skip.label()),
+            Rendering::Ignore => "ignore".to_owned(),
         }
     }
 
@@ -443,11 +456,15 @@ mod tests {
         let mut room = Room { announce, ..room(Format::Json) };
         let scope = scope("lobby");
         let events = [Event::Connect(&scope), Event::Disconnect];
-        assert_eq!(play(&room, &events), ["publish chat.joined", "publish chat.left"]);
-        room.direct = vec!["websocket.send".to_owned()];
-        assert_eq!(play(&room, &events), ["publish signed chat.joined", "publish signed chat.left"]);
+        assert_eq!(play(&room, &events), ["announce chat.joined", "announce chat.left"]);
+        assert_eq!(rendered(&room, &Message::new("chat_joined")), "ignore", "it is for others");
+        room.deliver.push(Deliver { kind: "chat.joined".to_owned(), pick: vec!["user".to_owned()] });
+        assert_eq!(
+            rendered(&room, &Message::new("chat.joined").with("user", "Ann")),
+            r#"text {"user":"Ann"}"#
+        );
         room.announce.connect = None;
-        assert_eq!(play(&room, &events), ["publish signed chat.left"]);
+        assert_eq!(play(&room, &events), ["announce chat.left"]);
     }
 
     #[test]
@@ -467,6 +484,8 @@ mod tests {
             (&Message::new("edge.group_add"), "skip bad_group"),
             (&Message::new("edge.group_add").with("group", "no name"), "skip bad_group"),
             (&Message::new("edge.group_discard").with("group", 5), "skip bad_group"),
+            (&Message::new("edge_group_add").with("group", "vip"), "join vip"),
+            (&Message::new("websocket_send").with("text", "hi"), "text hi"),
             (&Message::new("websocket.send"), "skip empty"),
             (&Message::new("websocket.accept"), "skip unlisted"),
             (&Message::new("edge.group_remove").with("group", "vip"), "skip unlisted"),

@@ -84,6 +84,7 @@ impl Assembly {
         let limits = config.server.limits;
         let drain = Drain { grace: config.server.drain.grace, over: config.server.drain.shutdown };
         let mut routes = Vec::with_capacity(config.routes.len());
+        let mut addressable = false;
         for route in config.routes {
             let name: Arc<str> = route.name.into();
             let metrics = self.requests.route(&name);
@@ -103,10 +104,7 @@ impl Assembly {
             let (takes, kind) = match route.handler {
                 HandlerConfig::Room(room) => {
                     let handler = Handler::Room(room);
-                    if handler.is_addressable() {
-                        // Before the first socket has a channel whose name it can tell.
-                        self.layer.open_channels();
-                    }
+                    addressable |= handler.is_addressable();
                     (Takes::WebSocket, socket(handler))
                 }
                 HandlerConfig::Echo => (Takes::WebSocket, socket(Handler::Echo)),
@@ -148,6 +146,10 @@ impl Assembly {
         let rules =
             Rules::new(config.trust.trusted_proxies(), config.trust.headers, config.server.sizes, routes)?;
         let hash = digest.chars().take(HASH_LEN).collect();
+        if addressable {
+            // Before the first socket has a channel whose name it can tell.
+            self.layer.open_channels();
+        }
         Ok((Snapshot { generation, hash, rules, limits, drain }, pending))
     }
 

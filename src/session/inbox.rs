@@ -19,6 +19,8 @@ pub struct WorkerInbox {
     waiting: Mutex<Waiting>,
     wake: Notify,
     dropped: IntCounter,
+    /// Counts messages for sockets that have ended.
+    pub(super) gone: IntCounter,
 }
 
 /// What waits for the worker, in order of arrival.
@@ -47,9 +49,9 @@ pub(super) enum Order {
 }
 
 impl WorkerInbox {
-    /// An empty inbox that counts there what it had to drop.
-    pub fn new(dropped: IntCounter) -> Arc<Self> {
-        Arc::new(Self { waiting: Mutex::default(), wake: Notify::new(), dropped })
+    /// An empty inbox that counts there what it had to drop, and what its worker finds no socket for any more.
+    pub fn new(dropped: IntCounter, gone: IntCounter) -> Arc<Self> {
+        Arc::new(Self { waiting: Mutex::default(), wake: Notify::new(), dropped, gone })
     }
 
     /// Hands a fresh connection to the worker.

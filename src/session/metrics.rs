@@ -47,6 +47,7 @@ pub struct Metrics {
     ping_rtt: Histogram,
     fanout: Histogram,
     inbox_dropped: IntCounter,
+    direct_gone: IntCounter,
     routes: Mutex<HashMap<Arc<str>, Arc<RouteMetrics>>>,
 }
 
@@ -118,6 +119,11 @@ impl Metrics {
             "Broadcasts that a worker never saw because its inbox was full",
         )?;
         registry.register(Box::new(inbox_dropped.clone()))?;
+        let direct_gone = IntCounter::new(
+            "anteroom_websocket_direct_gone_total",
+            "Messages for the channel of a socket that had ended already",
+        )?;
+        registry.register(Box::new(direct_gone.clone()))?;
         Ok(Self {
             connections: gauges("anteroom_websocket_connections", "Open sockets")?,
             durations,
@@ -200,6 +206,7 @@ impl Metrics {
                 FANOUTS,
             )?,
             inbox_dropped,
+            direct_gone,
             routes: Mutex::default(),
         })
     }
@@ -213,6 +220,11 @@ impl Metrics {
     /// Counts broadcasts that found a worker's inbox full.
     pub fn inbox_dropped(&self) -> IntCounter {
         self.inbox_dropped.clone()
+    }
+
+    /// Counts messages for sockets that have ended, whoever had them.
+    pub fn direct_gone(&self) -> IntCounter {
+        self.direct_gone.clone()
     }
 
     /// The handles of a route; the same ones for the same name, all of them starting at 0.

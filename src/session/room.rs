@@ -1,6 +1,7 @@
 //! The members of a group that are on this worker.
 
 use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -37,15 +38,24 @@ struct Bench {
     profile: Arc<Profile>,
     members: Vec<Rc<Socket>>,
     batch: Batch,
+    /// The members, by their numbers, that have the beginning of the batch already. Mostly nobody.
+    ahead: HashMap<u64, Mark>,
+}
+
+/// How far a batch has come.
+#[derive(Clone, Copy, Debug, Default)]
+struct Mark {
+    bytes: usize,
+    texts: u64,
+    binaries: u64,
+    payload_bytes: u64,
 }
 
 /// The frames of one turn, back to back.
 #[derive(Debug, Default)]
 struct Batch {
     frames: BytesMut,
-    texts: u64,
-    binaries: u64,
-    payload_bytes: u64,
+    mark: Mark,
 }
 
 impl Room {
@@ -92,6 +102,7 @@ impl Room {
                     }
                 }
                 Rendering::Skip(skip) => bench.profile.metrics.skipped(skip),
+                Rendering::Ignore => (),
             }
             if BATCH_BYTES_MAX < bench.batch.frames.len() {
                 bench.flush();
@@ -99,6 +110,15 @@ impl Room {
             collected |= !bench.batch.frames.is_empty();
         }
         collected
+    }
+
+    /// Writes to one member what was collected so far; to be called before it hears anything else.
+    pub(super) fn catch_up(&self, socket: &Rc<Socket>) {
+        for bench in self.benches.borrow_mut().iter_mut() {
+            if Arc::ptr_eq(&bench.profile, socket.profile()) {
+                bench.catch_up(socket);
+            }
+        }
     }
 
     /// Writes what was collected to every member.
@@ -115,7 +135,12 @@ impl Room {
         let at = found.unwrap_or_else(|| {
             socket.profile().metrics.rooms.inc();
             let profile = Arc::clone(socket.profile());
-            benches.push(Bench { profile, members: Vec::new(), batch: Batch::default() });
+            benches.push(Bench {
+                profile,
+                members: Vec::new(),
+                batch: Batch::default(),
+                ahead: HashMap::new(),
+            });
             benches.len() - 1
         });
         let Some(bench) = benches.get_mut(at) else { return };
@@ -152,20 +177,60 @@ impl Bench {
         if self.batch.frames.is_empty() {
             return;
         }
-        let batch = std::mem::take(&mut self.batch);
-        let frames: Bytes = batch.frames.freeze();
-        let messages = batch.texts + batch.binaries;
+        let Batch { frames, mark } = std::mem::take(&mut self.batch);
+        let ahead = std::mem::take(&mut self.ahead);
+        let frames: Bytes = frames.freeze();
         let mut reached = 0;
         for member in &self.members {
-            if member.deliver(&frames, messages, batch.payload_bytes) {
-                reached += 1;
+            match ahead.get(&member.id).filter(|_| !ahead.is_empty()) {
+                Some(from) => self.tell(member, &frames, *from, mark),
+                None => reached += u64::from(member.deliver(&frames, mark.messages(), mark.payload_bytes)),
             }
         }
+        self.count(mark, reached);
+        self.profile.metrics.observe_fanout(reached + ahead.len() as u64);
+    }
+
+    fn catch_up(&mut self, socket: &Rc<Socket>) {
+        let from = self.ahead.get(&socket.id).copied().unwrap_or_default();
+        if from.bytes < self.batch.mark.bytes {
+            // Copied, for the batch may grow on.
+            let frames = Bytes::copy_from_slice(&self.batch.frames);
+            self.tell(socket, &frames, from, self.batch.mark);
+            self.ahead.insert(socket.id, self.batch.mark);
+        }
+    }
+
+    /// One member hears a part of the batch.
+    fn tell(&self, member: &Rc<Socket>, frames: &Bytes, from: Mark, to: Mark) {
+        let part = to.since(from);
+        if part.bytes != 0
+            && member.deliver(&frames.slice(from.bytes..to.bytes), part.messages(), part.payload_bytes)
+        {
+            self.count(part, 1);
+        }
+    }
+
+    fn count(&self, part: Mark, members: u64) {
         let metrics = &self.profile.metrics;
-        metrics.sent_text.inc_by(batch.texts * reached);
-        metrics.sent_binary.inc_by(batch.binaries * reached);
-        metrics.sent_bytes.inc_by(batch.payload_bytes * reached);
-        metrics.observe_fanout(reached);
+        metrics.sent_text.inc_by(part.texts * members);
+        metrics.sent_binary.inc_by(part.binaries * members);
+        metrics.sent_bytes.inc_by(part.payload_bytes * members);
+    }
+}
+
+impl Mark {
+    fn messages(self) -> u64 {
+        self.texts + self.binaries
+    }
+
+    fn since(self, from: Self) -> Self {
+        Self {
+            bytes: self.bytes - from.bytes,
+            texts: self.texts - from.texts,
+            binaries: self.binaries - from.binaries,
+            payload_bytes: self.payload_bytes - from.payload_bytes,
+        }
     }
 }
 
@@ -173,10 +238,11 @@ impl Batch {
     fn add(&mut self, opcode: OpCode, payload: &[u8]) {
         write_frame(&mut self.frames, opcode, payload);
         match opcode {
-            OpCode::Binary => self.binaries += 1,
-            _ => self.texts += 1,
+            OpCode::Binary => self.mark.binaries += 1,
+            _ => self.mark.texts += 1,
         }
-        self.payload_bytes += payload.len() as u64;
+        self.mark.payload_bytes += payload.len() as u64;
+        self.mark.bytes = self.frames.len();
     }
 }
 
@@ -203,8 +269,8 @@ impl Seat {
         self.room.confirmed().await;
     }
 
-    pub(super) fn room(&self) -> Rc<Room> {
-        Rc::clone(&self.room)
+    pub(super) fn room(&self) -> &Rc<Room> {
+        &self.room
     }
 }
 

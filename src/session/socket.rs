@@ -3,7 +3,7 @@
 //! The session task owns the reading; rooms and the worker's loop write. Nothing here waits: what the
 //! kernel does not take stays in the outbox, and the session task sends it when the socket is writable.
 
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, OnceCell, RefCell};
 use std::collections::VecDeque;
 use std::io;
 use std::io::IoSlice;
@@ -18,6 +18,7 @@ use tokio::time::Instant;
 use crate::channel_layer::GroupName;
 use crate::handler::State;
 use crate::session::rate::Bucket;
+use crate::session::room::Room;
 use crate::session::transport::Leave;
 use crate::session::worker::Turn;
 use crate::session::{FullQueue, Profile, Rate, RouteMetrics, Seat, Transport};
@@ -57,8 +58,8 @@ pub(super) struct Socket {
     place: Cell<usize>,
     /// Whether it does not hear that room any more, for it was told to leave it.
     pub(super) has_left: Cell<bool>,
-    /// The rooms that it hears beside its own.
-    others: RefCell<Vec<Other>>,
+    /// The rooms that it hears beside its own. Most sockets never hear any.
+    others: OnceCell<Box<RefCell<Vec<Other>>>>,
     /// When the client last sent anything, or came.
     pub(super) heard_at: Cell<Instant>,
     /// When a ping was sent that is not answered yet.
@@ -238,7 +239,7 @@ impl Socket {
             attended: Cell::new(false),
             place: Cell::new(0),
             has_left: Cell::new(false),
-            others: RefCell::default(),
+            others: OnceCell::new(),
             heard_at: Cell::new(Instant::now()),
             limited,
             pinged_at: Cell::new(None),
@@ -268,38 +269,53 @@ impl Socket {
     pub(super) fn hears(&self, group: &GroupName) -> bool {
         match &self.group {
             Some(own) if own == group => !self.has_left.get(),
-            _ => self.others.borrow().iter().any(|other| other.seat.group() == group),
+            _ => self.other(group).is_some(),
         }
     }
 
-    /// The groups that the socket hears.
-    pub(super) fn groups(&self) -> Vec<GroupName> {
-        let own = self.group.iter().filter(|_| !self.has_left.get()).cloned();
-        own.chain(self.others.borrow().iter().map(|other| other.seat.group().clone())).collect()
+    /// Hands each room that the socket hears beside its own to a function, which must not change them.
+    pub(super) fn with_others(&self, mut use_room: impl FnMut(&Room)) {
+        if let Some(others) = self.others.get() {
+            others.borrow().iter().for_each(|other| use_room(other.seat.room()));
+        }
     }
 
-    /// From now on the socket hears this room beside its own, unless it hears too many; says whether it does.
-    pub(super) fn join(self: &Rc<Self>, seat: Seat) -> bool {
-        if OTHERS_MAX <= self.others.borrow().len() {
-            return false;
-        }
-        let room = seat.room();
-        self.others.borrow_mut().push(Other { seat, place: Cell::new(0) });
+    /// Whether the socket hears as many rooms beside its own as it may.
+    pub(super) fn is_everywhere(&self) -> bool {
+        self.others.get().is_some_and(|others| OTHERS_MAX <= others.borrow().len())
+    }
+
+    /// From now on the socket hears this room beside its own.
+    pub(super) fn join(self: &Rc<Self>, seat: Seat) {
+        let room = Rc::clone(seat.room());
+        self.others.get_or_init(Box::default).borrow_mut().push(Other { seat, place: Cell::new(0) });
         room.seat(self);
-        true
     }
 
     /// From now on the socket does not hear that room any more, which is not its own.
     pub(super) fn leave(&self, group: &GroupName) {
-        let at = self.others.borrow().iter().position(|other| other.seat.group() == group);
-        let Some(at) = at else { return };
-        let room = self.others.borrow().get(at).map(|other| other.seat.room());
-        if let Some(room) = room {
-            room.unseat(self);
+        if let (Some(at), Some(others)) = (self.other(group), self.others.get()) {
+            let room = others.borrow().get(at).map(|other| Rc::clone(other.seat.room()));
+            if let Some(room) = room {
+                room.unseat(self);
+            }
+            // The seat is given up when the list is not borrowed any more.
+            let left = others.borrow_mut().swap_remove(at);
+            drop(left);
         }
-        // The seat is given up when the list is not borrowed any more.
-        let left = self.others.borrow_mut().swap_remove(at);
-        drop(left);
+    }
+
+    /// From now on the socket hears no room beside its own.
+    pub(super) fn leave_others(&self) {
+        while let Some(others) = self.others.get() {
+            let last = others.borrow().last().map(|other| other.seat.group().clone());
+            let Some(last) = last else { return };
+            self.leave(&last);
+        }
+    }
+
+    fn other(&self, group: &GroupName) -> Option<usize> {
+        self.others.get()?.borrow().iter().position(|other| other.seat.group() == group)
     }
 
     /// Where the socket stands among the members of a room.
@@ -313,7 +329,8 @@ impl Socket {
 
     fn with_place<T>(&self, group: &GroupName, use_place: impl FnOnce(&Cell<usize>) -> T) -> T {
         if self.group.as_ref() != Some(group)
-            && let Some(other) = self.others.borrow().iter().find(|other| other.seat.group() == group)
+            && let (Some(at), Some(others)) = (self.other(group), self.others.get())
+            && let Some(other) = others.borrow().get(at)
         {
             return use_place(&other.place);
         }
@@ -360,10 +377,7 @@ impl Socket {
             }
         } else if self.profile.queue.bytes_max < outbox.bytes + frames.len() {
             drop(outbox);
-            self.profile.metrics.dropped_full.inc_by(messages);
-            if self.profile.queue.full == FullQueue::Close {
-                self.close(CloseCode::TRY_AGAIN_LATER, "too slow", Cause::Slow);
-            }
+            self.fall_behind(messages);
             return false;
         }
         self.tally.sent.set(self.tally.sent.get() + messages);
@@ -383,6 +397,38 @@ impl Socket {
             self.wake();
         }
         true
+    }
+
+    /// Sends a data frame to this socket alone, whose client did not ask for it and so may be too slow for it.
+    pub(super) fn push(self: &Rc<Self>, opcode: OpCode, payload: &[u8]) {
+        let metrics = &self.profile.metrics;
+        if !self.is_open() {
+            metrics.dropped_closing.inc();
+            return;
+        }
+        let is_full = {
+            let mut outbox = self.outbox.borrow_mut();
+            let fits = |outbox: &Outbox| {
+                // One frame always does, however long, where the kernel can be offered it.
+                let empty = outbox.bytes == 0 && self.transport.is_direct();
+                empty || outbox.bytes + payload.len() <= self.profile.queue.bytes_max
+            };
+            if !fits(&outbox) && self.transport.is_direct() && !outbox.blocked {
+                // Queued in this turn and not offered to the kernel yet: no sign of a slow client. An error comes
+                // again with the next look at the stream.
+                self.offer(&mut outbox, None).unwrap_or_default();
+            }
+            !fits(&outbox)
+        };
+        if is_full { self.fall_behind(1) } else { self.send(opcode, payload) }
+    }
+
+    /// The client does not keep up: it misses these messages, or is closed.
+    fn fall_behind(self: &Rc<Self>, messages: u64) {
+        self.profile.metrics.dropped_full.inc_by(messages);
+        if self.profile.queue.full == FullQueue::Close {
+            self.close(CloseCode::TRY_AGAIN_LATER, "too slow", Cause::Slow);
+        }
     }
 
     /// Queues a data frame for this socket alone; it leaves before the end of the turn.

@@ -62,7 +62,7 @@ impl Worker {
             socket,
             decoder: Decoder::new(),
             broken: false,
-            _seat: seat,
+            seat,
             conn_id,
             _open: open,
             client: scope.client,
@@ -87,7 +87,7 @@ struct Session {
     /// The client broke the protocol: what comes is thrown away until it closes.
     broken: bool,
     /// As long as it is held, this node is in the group of the socket.
-    _seat: Option<Seat>,
+    seat: Option<Seat>,
     conn_id: u64,
     _open: Arc<OpenConn>,
     client: ClientAddr,
@@ -235,9 +235,10 @@ fn count(socket: &Socket, bytes: usize, messages: &prometheus::IntCounter) {
 impl Drop for Session {
     fn drop(&mut self) {
         let socket = &self.socket;
-        for group in socket.groups() {
-            self.worker.leave_group(socket, &group);
+        if let Some(seat) = self.seat.as_ref().filter(|_| !socket.has_left.get()) {
+            seat.room().unseat(socket);
         }
+        socket.leave_others();
         self.worker.leave(socket);
         self.worker.perform(socket, handler::Event::Disconnect);
         let (cause, code) = match socket.phase() {

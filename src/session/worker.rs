@@ -34,6 +34,9 @@ const TIMERS_SPARE: usize = 1_024;
 /// The key under which an event says which channel its sender can be answered on. Rule: Channels 1 called it so.
 const REPLY_CHANNEL: &str = "reply_channel";
 
+/// The number of no socket: the first one is 1.
+const NOBODY: u64 = 0;
+
 /// What one read may bring. One buffer serves all sockets of the worker.
 const READ_BYTES_MAX: usize = 64 << 10;
 
@@ -252,10 +255,9 @@ impl Worker {
             Command::Binary(bytes) => socket.send(OpCode::Binary, bytes),
             Command::Publish(message) => refused = self.publish(socket, message).err(),
             Command::PublishSigned(message) => {
-                let channel = self.layer.channel(self.ticket(socket), socket.group.as_ref());
-                let message = message.with(REPLY_CHANNEL, channel.as_str());
-                refused = self.publish(socket, message).err();
+                refused = self.publish(socket, self.signed(socket, message)).err();
             }
+            Command::Announce(message) => self.announce(socket, message),
             Command::Fault(fault) => profile.metrics.fault(fault),
         });
         drop(state);
@@ -272,8 +274,24 @@ impl Worker {
         let mut payload = self.payload.borrow_mut();
         payload.clear();
         let rendering = socket.profile().handler.render(&message, &mut payload);
-        show(socket, &rendering, &payload);
+        show(socket, &rendering, &payload, Socket::send);
         Ok(())
+    }
+
+    fn signed(&self, socket: &Socket, message: Message) -> Message {
+        let channel = self.layer.channel(self.ticket(socket), socket.group.as_ref());
+        message.with(REPLY_CHANNEL, channel.as_str())
+    }
+
+    /// Tells the group about a socket. What comes of it concerns no client.
+    fn announce(&self, socket: &Socket, message: Message) {
+        let Some(group) = &socket.group else { return };
+        let addressable = socket.profile().handler.is_addressable();
+        let message = if addressable { self.signed(socket, message) } else { message };
+        let nobody = Ticket { worker: self.id, socket: NOBODY };
+        if let Err(refusal) = self.layer.group_send(group, message, nobody) {
+            socket.profile().metrics.refused(refusal);
+        }
     }
 
     fn ticket(&self, socket: &Socket) -> Ticket {
@@ -283,30 +301,44 @@ impl Worker {
     fn direct(self: &Rc<Self>, direct: &Direct) {
         for id in &direct.sockets {
             let socket = self.sockets.borrow().get(id).map(Rc::clone);
-            // It may have gone while the message was on its way.
-            let Some(socket) = socket else { continue };
+            let Some(socket) = socket else {
+                self.turn.inbox.gone.inc();
+                continue;
+            };
             let handler = &socket.profile().handler;
             if handler.delivers(&direct.message) && direct.groups.iter().any(|group| socket.hears(group)) {
                 continue;
             }
             let mut payload = self.payload.borrow_mut();
             payload.clear();
-            let directive = handler.on_direct(&direct.message, &mut payload);
-            if !matches!(directive, Directive::Show(Rendering::Skip(_))) {
-                // What came before is to be heard before.
-                for group in socket.groups() {
-                    let room = self.rooms.borrow().get(&group).map(Rc::clone);
-                    if let Some(room) = room.filter(|room| room.listed.get()) {
-                        room.flush();
+            match handler.on_direct(&direct.message, &mut payload) {
+                Directive::Show(rendering) => {
+                    if !matches!(rendering, Rendering::Skip(_) | Rendering::Ignore) {
+                        self.catch_up(&socket);
                     }
+                    show(&socket, &rendering, &payload, Socket::push);
+                }
+                Directive::Join(group) => self.join_group(&socket, group),
+                Directive::Leave(group) => {
+                    // What came before is still heard.
+                    self.catch_up(&socket);
+                    self.leave_group(&socket, &group);
                 }
             }
-            match directive {
-                Directive::Show(rendering) => show(&socket, &rendering, &payload),
-                Directive::Join(group) => self.join_group(&socket, group),
-                Directive::Leave(group) => self.leave_group(&socket, &group),
-            }
         }
+    }
+
+    /// What a socket's rooms have collected is older than what comes to it now.
+    fn catch_up(&self, socket: &Rc<Socket>) {
+        let catch_up = |room: &Room| {
+            if room.listed.get() {
+                room.catch_up(socket);
+            }
+        };
+        if let (Some(group), false) = (&socket.group, socket.has_left.get()) {
+            self.rooms.borrow().get(group).map(Rc::as_ref).into_iter().for_each(catch_up);
+        }
+        socket.with_others(catch_up);
     }
 
     fn join_group(self: &Rc<Self>, socket: &Rc<Socket>, group: GroupName) {
@@ -314,17 +346,17 @@ impl Worker {
         if !socket.is_open() || socket.hears(&group) {
             return;
         }
-        let seat = self.seat(group);
-        if socket.group.as_ref() == Some(seat.group()) {
+        if socket.group.as_ref() == Some(&group) {
             socket.has_left.set(false);
-            seat.room().seat(socket);
-        } else if !socket.join(seat) {
+            self.seat(group).room().seat(socket);
+        } else if socket.is_everywhere() {
             socket.profile().metrics.skipped(Skip::TooManyGroups);
+        } else {
+            socket.join(self.seat(group));
         }
     }
 
-    /// From now on the socket does not hear a group any more.
-    pub(super) fn leave_group(&self, socket: &Socket, group: &GroupName) {
+    fn leave_group(&self, socket: &Socket, group: &GroupName) {
         if socket.group.as_ref() != Some(group) {
             return socket.leave(group);
         }
@@ -406,12 +438,18 @@ impl Worker {
 }
 
 /// Sends one socket what an event is rendered to.
-fn show(socket: &Rc<Socket>, rendering: &Rendering, payload: &[u8]) {
+fn show(
+    socket: &Rc<Socket>,
+    rendering: &Rendering,
+    payload: &[u8],
+    send: impl FnOnce(&Rc<Socket>, OpCode, &[u8]),
+) {
     match rendering {
-        Rendering::Text => socket.send(OpCode::Text, payload),
-        Rendering::Binary => socket.send(OpCode::Binary, payload),
+        Rendering::Text => send(socket, OpCode::Text, payload),
+        Rendering::Binary => send(socket, OpCode::Binary, payload),
         Rendering::Close { code, reason } => socket.close(*code, reason, Cause::Application),
         Rendering::Skip(skip) => socket.profile().metrics.skipped(*skip),
+        Rendering::Ignore => (),
     }
 }
 

@@ -106,6 +106,7 @@ async fn django_speaks_to_one_socket_and_no_other() {
             assert_eq!(left, json!({ "type": "chat.left", "reply_channel": to_ann }));
             // It is too late for that, and nobody minds.
             django.send(&to_ann, &text("gone"));
+            server.wait_metric("anteroom_websocket_direct_gone_total", 1.0);
             django.send(&to_bob, &text("still there"));
             assert_eq!(bob.next_text(), "still there");
             assert!(bob.is_silent_for(SILENCE));
@@ -132,7 +133,7 @@ async fn a_route_says_what_may_come_to_its_sockets() {
         ] {
             django.send(&channel, &refused);
         }
-        wait_until("all are counted", || skipped(&server, "locked", "unlisted") >= 5.0);
+        server.wait_metric("anteroom_room_events_skipped_total{reason=\"unlisted\",route=\"locked\"}", 5.0);
         django.group_send("vip", &chat("no"));
         assert!(client.is_silent_for(SILENCE));
         django.send(&channel, &json!({ "type": "websocket.close" }));
@@ -238,6 +239,18 @@ async fn django_adds_sockets_to_groups_itself_and_each_hears_a_message_once() {
         assert_eq!(heard(client), "once");
         assert!(client.is_silent_for(SILENCE));
     }
+    // What a room does not deliver is for those that were named.
+    django.group_send("chat_lobby", &group_event("edge.group_add", "named"));
+    server.wait_metric("anteroom_layer_memberships{shard=\"0\"}", 3.0);
+    wait_until("those that were named are in the group", || {
+        django.group_send("named", &chat("named"));
+        !ann.is_silent_for(Duration::from_millis(50))
+    });
+    django.group_send("named", &chat("the end"));
+    for client in [&mut ann, &mut eve] {
+        while heard(client) != "the end" {}
+    }
+    assert!(bob.is_silent_for(SILENCE));
     // Somebody who heard it in a room that it was told to join.
     django.send(&to_eve, &group_event("edge.group_add", "chat_lobby"));
     django.group_send("chat_lobby", &chat("once more"));
@@ -284,6 +297,165 @@ async fn what_comes_to_a_socket_and_to_its_room_comes_in_order() {
         drop(ann);
         server.stop();
     }
+}
+
+/// A server with one worker, and Redis as the test speaks to it: what is sent in one piece comes in one turn.
+fn start_alone(redis: &RedisServer, settings: &str) -> (TestServer, redis::Connection) {
+    let server = "[server]\nworkers = 1\nadmin = \"127.0.0.1:0\"\n\
+        drain = { grace = \"0s\", shutdown = \"0s\" }\n";
+    let format = "serializer_format = \"json\"";
+    let layer =
+        format!("[layer]\nbackend = \"channels_redis.pubsub\"\n{format}\nhosts = [\"{}\"]\n", redis.url());
+    let server = TestServer::start(&format!("{server}{layer}{settings}{ROUTES}"));
+    (server, redis::Client::open(redis.url()).unwrap().get_connection().unwrap())
+}
+
+#[tokio::test]
+async fn what_comes_in_one_turn_comes_in_order_and_leaves_in_few_writes() {
+    let redis = RedisServer::start().await;
+    let (server, mut connection) = start_alone(&redis, "");
+    let mut django = django("pubsub", &[&redis], json!({ "serializer_format": "json" }));
+    django.join("chat_lobby");
+    let (mut ann, to_ann) = enter(&server, &mut django, "/chat/lobby/");
+    let (mut bob, _) = enter(&server, &mut django, "/chat/lobby/");
+    let writes = "anteroom_room_fanout_sockets_count";
+    let before = server.metric(writes);
+    let mut sent = redis::pipe();
+    for number in 0..200 {
+        sent.publish("asgi__group__chat_lobby", chat(&format!("all {number}")).to_string()).ignore();
+        sent.publish(&to_ann, chat(&format!("Ann {number}")).to_string()).ignore();
+    }
+    let () = sent.query(&mut connection).unwrap();
+    for number in 0..200 {
+        assert_eq!(heard(&mut ann), format!("all {number}"));
+        assert_eq!(heard(&mut ann), format!("Ann {number}"));
+        assert_eq!(heard(&mut bob), format!("all {number}"));
+    }
+    assert!(ann.is_silent_for(SILENCE) && bob.is_silent_for(SILENCE));
+    server.wait_metric("anteroom_websocket_messages_sent_total{opcode=\"text\",route=\"chat\"}", 600.0);
+    let writes = server.metric(writes) - before;
+    assert!(writes < 100.0, "the room is written {writes} times");
+    drop((ann, bob));
+    server.stop();
+}
+
+#[tokio::test]
+async fn a_client_that_does_not_read_misses_messages_or_is_closed() {
+    let redis = RedisServer::start().await;
+    for (full, code) in [("close", Some(1013)), ("drop", None)] {
+        let queue = format!("[defaults]\nqueue = {{ bytes = \"1MiB\", full = \"{full}\" }}\n");
+        let (server, mut connection) = start_alone(&redis, &queue);
+        let mut django = django("pubsub", &[&redis], json!({ "serializer_format": "json" }));
+        django.join("chat_lobby");
+        let (mut ann, to_ann) = enter(&server, &mut django, "/chat/lobby/");
+        let event = text(&"x".repeat(200_000)).to_string();
+        for _ in 0..100 {
+            let () = redis::Commands::publish(&mut connection, &to_ann, &event).unwrap();
+        }
+        let dropped = |reason: &str| {
+            let labels = format!("{{reason=\"{reason}\",route=\"chat\"}}");
+            server.metric(&format!("anteroom_websocket_send_dropped_total{labels}"))
+        };
+        wait_until("some are dropped", || 50.0 < dropped("queue_full") + dropped("closing"));
+        let queued = server.metric("anteroom_websocket_send_queue_bytes{route=\"chat\"}");
+        assert!(queued < 1.3e6, "{queued} bytes are queued");
+        let mut heard = 0;
+        let closed = loop {
+            match ann.next() {
+                Frame::Text(_) => heard += 1,
+                Frame::Close(code, _) => break Some(code),
+                other => panic!("{other:?}"),
+            }
+            if code.is_none() && ann.is_silent_for(SILENCE) {
+                break None;
+            }
+        };
+        assert_eq!(closed, code);
+        assert!((1..50).contains(&heard), "{heard}");
+        drop(ann);
+        server.stop();
+    }
+}
+
+#[tokio::test]
+async fn sockets_come_and_go_in_many_rooms_and_each_hears_its_own() {
+    let redis = RedisServer::start().await;
+    let (server, mut connection) = start_alone(&redis, "");
+    let mut django = django("pubsub", &[&redis], json!({ "serializer_format": "json" }));
+    let groups = ["chat_a", "chat_b", "chat_c", "vip"];
+    // One in each that never leaves, for a group that is joined anew is heard a moment later.
+    let mut stay = Vec::new();
+    for room in ["a", "b", "c"] {
+        django.join(&format!("chat_{room}"));
+        stay.push(enter(&server, &mut django, &format!("/chat/{room}/")));
+    }
+    let to_one = |connection: &mut redis::Connection, name: &str, event: &Value| {
+        let () = redis::Commands::publish(connection, name, event.to_string()).unwrap();
+    };
+    to_one(&mut connection, &stay[0].1, &group_event("edge.group_add", "vip"));
+    wait_until("vip is subscribed", || {
+        redis::Commands::publish(&mut connection, "asgi__group__vip", chat("?").to_string()) == Ok(1)
+    });
+    let mut members: Vec<(Client, String, Vec<&str>)> = Vec::new();
+    for room in ["a", "a", "a", "b", "b", "c"] {
+        let (client, name) = enter(&server, &mut django, &format!("/chat/{room}/"));
+        let hears = groups.into_iter().filter(|group| *group == format!("chat_{room}")).collect();
+        members.push((client, name, hears));
+    }
+    let seed = fastrand::u64(..);
+    let mut rng = fastrand::Rng::with_seed(seed);
+    for step in 0..60 {
+        let mut sent = redis::pipe();
+        for _ in 0..6 {
+            let (at, group) = (rng.usize(..members.len()), groups[rng.usize(..groups.len())]);
+            let (_, name, hears) = &mut members[at];
+            let kind = if rng.bool() { "edge.group_add" } else { "edge.group_discard" };
+            sent.publish(&*name, group_event(kind, group).to_string()).ignore();
+            hears.retain(|known| *known != group);
+            if kind == "edge.group_add" {
+                hears.push(group);
+            }
+        }
+        let said = |group: &str| format!("{group} {step}");
+        for group in groups {
+            sent.publish(format!("asgi__group__{group}"), chat(&said(group)).to_string()).ignore();
+        }
+        for (_, name, _) in &members {
+            sent.publish(name, chat("that is all").to_string()).ignore();
+        }
+        let () = sent.query(&mut connection).unwrap();
+        for (at, (client, _, hears)) in members.iter_mut().enumerate() {
+            let mut got = Vec::new();
+            loop {
+                match heard(client) {
+                    text if text == "that is all" => break,
+                    text => got.push(text.as_str().unwrap().to_owned()),
+                }
+            }
+            got.sort_unstable();
+            let expected: Vec<_> =
+                groups.into_iter().filter(|group| hears.contains(group)).map(said).collect();
+            assert_eq!(got, expected, "socket {at}, step {step}, seed {seed}");
+        }
+    }
+    // Some end while they are in other rooms.
+    members.truncate(3);
+    drop((members, stay));
+    server.wait_metric("anteroom_layer_memberships{shard=\"0\"}", 0.0);
+    server.stop();
+}
+
+#[tokio::test]
+async fn a_client_is_not_told_that_its_coming_could_not_be_announced() {
+    let server = start("pubsub", &[&RedisServer::stopped()], "");
+    let mut client = server.connect("/chat/lobby/");
+    server.wait_metric(
+        "anteroom_layer_operations_total{op=\"group_send\",result=\"timeout\",shard=\"0\"}",
+        1.0,
+    );
+    assert!(client.is_silent_for(SILENCE));
+    drop(client);
+    server.stop();
 }
 
 #[tokio::test]
@@ -375,8 +547,17 @@ async fn a_route_that_is_edited_gives_new_sockets_channels() {
     let redis = RedisServer::start().await;
     let mut django = django("pubsub", &[&redis], json!({}));
     django.join("chat_lobby");
+    // A user that may subscribe to groups, but not to the pattern.
+    let mut admin = redis::Client::open(redis.url()).unwrap().get_connection().unwrap();
+    let mut allow = |words: &str| {
+        let mut command = redis::cmd("ACL");
+        command.arg("SETUSER").arg("edge").arg(words.split(' ').collect::<Vec<_>>());
+        let () = command.query(&mut admin).unwrap();
+    };
+    allow("on >secret ~* +@all resetchannels &asgi*");
     let file = |direct: &str| {
-        let layer = format!("[layer]\nbackend = \"channels_redis.pubsub\"\nhosts = [\"{}\"]\n", redis.url());
+        let url = format!("redis://edge:secret@127.0.0.1:{}", redis.port());
+        let layer = format!("[layer]\nbackend = \"channels_redis.pubsub\"\nhosts = [\"{url}\"]\n");
         let route =
             "[[route]]\nname = \"chat\"\npath = \"/chat/\"\nhandler = \"room\"\ngroup = \"chat_lobby\"\n";
         format!("{layer}{route}{direct}announce = {{ connect = \"chat.joined\" }}\n")
@@ -387,7 +568,13 @@ async fn a_route_that_is_edited_gives_new_sockets_channels() {
     server.write_config(&crate::support::server::complete(&file("direct = [\"websocket.send\"]\n")));
     server.wait_metric("anteroom_config_generation", 2.0);
     let (mut addressed, channel) = enter(&server, &mut django, "/chat/");
-    django.send(&channel, &text("hello"));
+    server.wait_log(&["the channel layer refused a command", "open_channels"]);
+    assert_eq!(server.admin("/readyz").status, 200, "rooms work");
+    allow("allchannels");
+    wait_until("it is allowed", || {
+        django.send(&channel, &text("hello"));
+        !addressed.is_silent_for(Duration::from_millis(100))
+    });
     assert_eq!(addressed.next_text(), "hello");
     drop((client, addressed));
     server.stop();

@@ -228,11 +228,13 @@ impl Host {
         if refused != refused_before {
             self.show();
         }
-        let op = match confirmed {
-            Confirmed::Subscribed => Op::Add,
-            Confirmed::Unsubscribed => Op::Discard,
-        };
-        self.metrics.operation(op, Outcome::Ok).inc();
+        if group != GroupName::OF_SOCKETS {
+            let op = match confirmed {
+                Confirmed::Subscribed => Op::Add,
+                Confirmed::Unsubscribed => Op::Discard,
+            };
+            self.metrics.operation(op, Outcome::Ok).inc();
+        }
         if work {
             self.work.notify_one();
         }
@@ -240,11 +242,14 @@ impl Host {
 
     /// Takes the refusal of a change.
     pub(super) fn refuse_change(&self, change: &Change, error: &ServerError) {
+        lock(&self.members).refuse(change);
         let op = match change {
+            Change::Subscribe(group) if group.is_of_sockets() => {
+                return self.log_refusal("open_channels", error);
+            }
             Change::Subscribe(_) => Op::Add,
             Change::Unsubscribe(_) => Op::Discard,
         };
-        lock(&self.members).refuse(change);
         self.note_refusal(op, error);
         self.metrics.operation(op, Outcome::Error).inc();
     }
@@ -312,7 +317,7 @@ impl Host {
         let mut status = lock(&self.status);
         let refused = lock(&self.members).refused();
         if refused == 0 && status.refused_subscribe.take().is_some() {
-            status.refusals.retain(|(op, _)| *op != Op::Add);
+            status.refusals.retain(|(command, _)| *command != Op::Add.label());
         }
         self.metrics.up.set((status.up && refused == 0).into());
     }
@@ -395,21 +400,26 @@ impl Host {
         }
     }
 
-    /// Notes that Redis refused a command. In the log it stands once for each kind of command and error, for
-    /// the text of an error may name the channel.
+    /// Notes that Redis refused a command.
     pub(super) fn note_refusal(&self, op: Op, error: &ServerError) {
-        let reason = error.to_string();
         let mut status = lock(&self.status);
         match op {
-            Op::Add => status.refused_subscribe = Some(reason.clone()),
-            Op::GroupSend | Op::Send => status.refused_send = Some(reason.clone()),
+            Op::Add => status.refused_subscribe = Some(error.to_string()),
+            Op::GroupSend | Op::Send => status.refused_send = Some(error.to_string()),
             Op::Discard => {}
         }
-        let new = !status.refusals.iter().any(|(known, code)| *known == op && code == error.code());
+        drop(status);
+        self.log_refusal(op.label(), error);
+    }
+
+    /// Logs a refusal, once for each kind of command and error, for the text of an error may name the channel.
+    fn log_refusal(&self, command: &'static str, error: &ServerError) {
+        let mut status = lock(&self.status);
+        let new = !status.refusals.iter().any(|(known, code)| *known == command && code == error.code());
         if new && status.refusals.len() < REFUSALS_MAX {
-            status.refusals.push((op, error.code().to_owned()));
+            status.refusals.push((command, error.code().to_owned()));
             drop(status);
-            let command = op.label();
+            let reason = error.to_string();
             warn!(shard = self.index, redis = %self.place, command, reason, "the channel layer refused a command");
         }
     }
@@ -428,7 +438,7 @@ struct Status {
     /// What Redis said last when it refused a message.
     refused_send: Option<String>,
     /// The refusals that the log has: the kind of command and the code of the error.
-    refusals: Vec<(Op, String)>,
+    refusals: Vec<(&'static str, String)>,
 }
 
 #[derive(Default)]

@@ -129,9 +129,10 @@ impl Members {
         self.wanted
     }
 
-    /// How many groups hear nothing because Redis refused the subscription.
+    /// How many groups hear nothing because Redis refused the subscription. Channels of sockets are none: without
+    /// them rooms still work.
     pub(super) fn refused(&self) -> usize {
-        self.refused.len()
+        self.refused.len() - usize::from(self.refused.contains(GroupName::OF_SOCKETS))
     }
 
     /// Has the refused groups asked for again; says whether there is work for the writer.

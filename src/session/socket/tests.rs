@@ -18,7 +18,10 @@ fn socket(transport: Transport, queue: Queue) -> Rc<Socket> {
     let registry = Registry::new();
     let layer_metrics = LayerMetrics::register(&registry).unwrap();
     let metrics = Metrics::register(&registry).unwrap();
-    let inbox = WorkerInbox::new(IntCounter::new("dropped", "dropped").unwrap());
+    let inbox = {
+        let counter = |name: &str| IntCounter::new(name, name).unwrap();
+        WorkerInbox::new(counter("dropped"), counter("gone"))
+    };
     let (layer, _) = ChannelLayer::new(LayerConfig::Memory, vec![inbox.clone()], layer_metrics);
     let worker = Worker::new(WorkerId(0), layer, inbox);
     let profile = Profile {

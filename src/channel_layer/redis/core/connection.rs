@@ -42,9 +42,10 @@ const LETTERS_BYTES: usize = 1024 * 1024;
 const ROOM_MAX: Duration = Duration::from_secs(1);
 /// Memberships are renewed this often at least, for a group may have been evicted or deleted.
 const RENEW_MAX: Duration = Duration::from_mins(10);
-/// So many nodes are remembered, and so many members looked at in a batch.
+/// So many nodes are remembered, so many of them asked for in a batch, and so many names of one cleared.
 const NODES_MAX: usize = 1024;
 const CLEARED_MAX: usize = 32;
+const NAMES_MAX: usize = 256;
 
 impl supervisor::Shard for Shard {
     /// One for commands and one for the inbox.
@@ -545,7 +546,8 @@ impl Writer<'_> {
             };
             let full = match answer.into_iter().next_back() {
                 Some(Value::ServerError(error)) => {
-                    shard.host.note_refusal(Op::GroupSend, &error);
+                    let op = post.letters.first().map_or(Op::GroupSend, |letter| letter.op);
+                    shard.host.note_refusal(op, &error);
                     outcomes.fail_all(&post.letters, Refusal::LayerDown);
                     return Ok(());
                 }
@@ -554,11 +556,11 @@ impl Writer<'_> {
             };
             let places: HashSet<_> = full.iter().filter_map(place).collect();
             let full = post.keep(&places);
-            let (own, others) = full.into_iter().partition::<Vec<_>, _>(|letter| {
-                index == shard.host.index && post.inboxes.get(letter.inbox) == Some(&shard.inbox)
+            let in_time = Instant::now() < deadline;
+            let (waiting, lost): (Vec<_>, Vec<_>) = full.into_iter().partition(|letter| {
+                let own = index == shard.host.index && post.inboxes.get(letter.inbox) == Some(&shard.inbox);
+                own && in_time
             });
-            let waits = !own.is_empty() && Instant::now() < deadline;
-            let (own, lost) = if waits { (own, others) } else { (Vec::new(), [others, own].concat()) };
             let (to_groups, to_one): (Vec<_>, Vec<_>) =
                 lost.into_iter().partition(|letter| letter.op == Op::GroupSend);
             outcomes.fail_all(&to_one, Refusal::ChannelFull);
@@ -567,10 +569,10 @@ impl Writer<'_> {
                 shard.host.all.dropped_over_capacity.inc_by(to_groups.len() as u64);
                 shard.host.complain_full(&post.inboxes, to_groups.len());
             }
-            if !waits {
+            if waiting.is_empty() {
                 return Ok(());
             }
-            post = Post { inboxes: vec![shard.inbox.clone()], bytes: 0, letters: own };
+            post = Post { inboxes: vec![shard.inbox.clone()], bytes: 0, letters: waiting };
             post.letters.iter_mut().for_each(|letter| letter.inbox = 0);
             tokio::select! {
                 () = shard.taken.notified() => {}
@@ -590,26 +592,33 @@ impl Writer<'_> {
         let lease = Duration::from_secs(shard.common.lease);
         self.alive.retain(|_, seen| now.duration_since(*seen) < lease);
         let hosts = shard.common.links.len();
-        let mut asked = Vec::new();
-        let mut commands = Pipeline::new();
+        let mut asked: Vec<(&str, &str, Vec<&str>)> = Vec::new();
         for (group, names) in members {
             for name in names.iter().flatten() {
                 let Some(node) = names::node_of(name).filter(|node| *node != shard.node.id) else { continue };
                 // A node with other hosts than ours has its lease elsewhere.
                 let here = host_index(names::non_local(name).as_bytes(), hosts) == shard.host.index;
-                if !here || self.alive.contains_key(node) || CLEARED_MAX <= asked.len() {
+                if !here || self.alive.contains_key(node) {
                     continue;
                 }
-                asked.push(node);
-                let keys = &shard.common.keys;
-                commands.cmd("EVAL").arg(CLEAR).arg(2).arg(keys.lease(node)).arg(keys.group(group)).arg(name);
+                let room = asked.len() < CLEARED_MAX;
+                match asked.iter_mut().find(|(of, known, _)| of == group && *known == node) {
+                    Some((_, _, names)) if names.len() < NAMES_MAX => names.push(name),
+                    None if room => asked.push((group, node, vec![name])),
+                    Some(_) | None => {}
+                }
             }
+        }
+        let mut commands = Pipeline::with_capacity(asked.len());
+        for (group, node, names) in &asked {
+            let (lease, group) = (shard.common.keys.lease(node), shard.common.keys.group(group));
+            commands.cmd("EVAL").arg(CLEAR).arg(2).arg(lease).arg(group).arg(names);
         }
         if asked.is_empty() {
             return Ok(());
         }
         let answers = ask(&mut self.connection, &commands).await?;
-        for (node, answer) in asked.into_iter().zip(answers) {
+        for ((_, node, _), answer) in asked.into_iter().zip(answers) {
             // Who may not run this script can send nothing either: that is said there.
             if answer != Value::Int(0) && self.alive.len() < NODES_MAX {
                 self.alive.insert(node.to_owned(), now);
@@ -627,7 +636,6 @@ struct Post {
     bytes: usize,
 }
 
-#[derive(Clone)]
 struct Letter {
     /// The place of its message in the batch.
     message: usize,

@@ -41,15 +41,15 @@ end
 return full
 ";
 
-/// Ends the membership of a node unless the node lives; says whether it does. In one step, so that a node that
+/// Ends memberships of a node, and of its sockets, unless the node lives; says whether it does. In one step, so that a node that
 /// comes back just now keeps what it adds.
 ///
-/// `KEYS` are the lease of the node and the group, `ARGV` is the member.
+/// `KEYS` are the lease of the node and the group, `ARGV` are the members.
 pub(super) const CLEAR: &str = "\
 if redis.call('EXISTS', KEYS[1]) == 1 then
     return 1
 end
-redis.call('ZREM', KEYS[2], ARGV[1])
+redis.call('ZREM', KEYS[2], unpack(ARGV))
 return 0
 ";
 

@@ -68,7 +68,7 @@ impl Shard {
                 self.direct(epoch, channel, payload);
             }
             (PushKind::PSubscribe, _) => {
-                self.host.confirm(epoch, GroupName::of_sockets().as_str(), Confirmed::Subscribed);
+                self.host.confirm(epoch, GroupName::OF_SOCKETS, Confirmed::Subscribed);
             }
             (PushKind::Subscribe, [Value::BulkString(channel), ..]) => {
                 self.confirm(epoch, channel, Confirmed::Subscribed);
@@ -147,14 +147,13 @@ impl Shard {
         for publish in &batch {
             commands.cmd("PUBLISH").arg(&publish.channel).arg(&publish.payload);
         }
-        let sends = |op| batch.iter().any(|publish| publish.from.op == op);
-        let (group_sends, sends) = (sends(Op::GroupSend), sends(Op::Send));
+        let sent: Vec<_> = batch.iter().map(|publish| publish.from.op).collect();
         drop(batch);
         let started_at = Instant::now();
         let answers = connection.send_packed_commands(&commands, 0, count).await?;
         let ops = [
-            (Op::GroupSend, group_sends),
-            (Op::Send, sends),
+            (Op::GroupSend, sent.contains(&Op::GroupSend)),
+            (Op::Send, sent.contains(&Op::Send)),
             (Op::Add, changes.iter().any(|change| matches!(change, Change::Subscribe(_)))),
             (Op::Discard, changes.iter().any(|change| matches!(change, Change::Unsubscribe(_)))),
         ];
@@ -170,9 +169,9 @@ impl Shard {
         if !changes.is_empty() {
             self.host.show();
         }
-        self.host.settle(answers.map(|answer| match answer {
+        self.host.settle(sent.into_iter().zip(answers).map(|(op, answer)| match answer {
             Value::ServerError(error) => {
-                self.host.note_refusal(Op::GroupSend, error);
+                self.host.note_refusal(op, error);
                 Err(Refusal::LayerDown)
             }
             Value::Int(subscribers) => Ok(Sent::Subscribers(u64::try_from(*subscribers).unwrap_or(0))),
