@@ -45,6 +45,11 @@ impl Django {
         self.call(&json!(["group_send", group, message]));
     }
 
+    /// The same; says whether it did not fail.
+    pub fn try_group_send(&mut self, group: &str, message: &Value) -> bool {
+        self.try_call(&json!(["group_send", group, message]))
+    }
+
     /// Takes part in a group as a consumer.
     pub fn join(&mut self, group: &str) {
         self.call(&json!(["join", group]));
@@ -111,6 +116,10 @@ impl Django {
 
     /// Calls and waits until it has returned.
     fn call(&mut self, call: &Value) {
+        assert!(self.try_call(call), "{call}");
+    }
+
+    fn try_call(&mut self, call: &Value) -> bool {
         writeln!(self.process.child().stdin.as_mut().unwrap(), "{call}").unwrap();
         loop {
             let mut line = self.line();
@@ -118,8 +127,12 @@ impl Django {
                 self.received.push(line["received"].take());
                 continue;
             }
+            if let Some(error) = line.get("failed") {
+                eprintln!("{call}: {error}");
+                return false;
+            }
             assert_eq!(line["done"], call[0], "{line}");
-            return;
+            return true;
         }
     }
 

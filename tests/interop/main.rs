@@ -24,6 +24,7 @@ mod django;
 mod example;
 mod fronts;
 mod haproxy;
+mod hosts;
 mod migration;
 mod nginx;
 mod peer;

@@ -1,5 +1,6 @@
 //! A real Redis server for a test.
 
+use std::collections::HashMap;
 use std::io::{Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
 use std::path::Path;
@@ -11,6 +12,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
 use crate::support::eventually;
+use crate::support::tls::Authority;
 
 /// A `redis-server` process without persistence, on a port of its own. It ends with this value.
 #[derive(Debug)]
@@ -57,6 +59,20 @@ impl RedisServer {
         sentinel
     }
 
+    /// Waits until this Sentinel could promote the replica on a port.
+    pub async fn knows(&self, replica: u16) {
+        let port = replica.to_string();
+        eventually("the Sentinel knows the replica", || {
+            let replicas: Vec<HashMap<String, String>> = self.ask("SENTINEL REPLICAS m");
+            replicas.iter().any(|replica| {
+                replica["port"] == port
+                    && replica["flags"] == "slave"
+                    && replica["master-link-status"] == "ok"
+            })
+        })
+        .await;
+    }
+
     async fn start_as(set: impl Fn(&mut Self)) -> Self {
         // Someone else may be faster to take a port that was free a moment ago.
         for _ in 0..5 {
@@ -82,8 +98,7 @@ impl RedisServer {
 
     /// A port where nothing listens until [`RedisServer::restart`].
     pub fn stopped() -> Self {
-        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-        Self { port, options: Vec::new(), folder: None, process: None }
+        Self { port: free_port(), options: Vec::new(), folder: None, process: None }
     }
 
     /// Starts the server on its port.
@@ -156,6 +171,53 @@ impl Drop for RedisServer {
     fn drop(&mut self) {
         self.kill();
     }
+}
+
+/// A server that speaks TLS, too, with the files of its authority (`ca.pem`), of another one (`other.pem`) and of
+/// a client (`client.pem`, `client.key`).
+#[derive(Debug)]
+pub struct TlsRedis {
+    pub folder: TempDir,
+    pub server: RedisServer,
+    port: u16,
+}
+
+impl TlsRedis {
+    /// Starts with a certificate for these names. Clients show theirs if `clients` says `yes`.
+    pub async fn start(names: &[&str], clients: &str) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let (authority, other) = (Authority::new(), Authority::new());
+        std::fs::write(folder.path().join("ca.pem"), &authority.cert).unwrap();
+        std::fs::write(folder.path().join("other.pem"), &other.cert).unwrap();
+        authority.issue(names).write(folder.path(), "redis");
+        authority.issue_client("edge").write(folder.path(), "client");
+        let port = free_port();
+        let at = |name: &str| folder.path().join(name).display().to_string();
+        let server = RedisServer::start_with(&[
+            "--tls-port",
+            &port.to_string(),
+            "--tls-cert-file",
+            &at("redis.pem"),
+            "--tls-key-file",
+            &at("redis.key"),
+            "--tls-ca-cert-file",
+            &at("ca.pem"),
+            "--tls-auth-clients",
+            clients,
+        ])
+        .await;
+        Self { folder, server, port }
+    }
+
+    /// Its address as a URL.
+    pub fn url(&self) -> String {
+        format!("rediss://127.0.0.1:{}/0", self.port)
+    }
+}
+
+/// A port where nothing listens.
+pub fn free_port() -> u16 {
+    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
 
 fn answers(port: u16) -> bool {

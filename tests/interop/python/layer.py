@@ -11,12 +11,13 @@ import sys
 
 from channels_redis.core import RedisChannelLayer
 from channels_redis.pubsub import RedisPubSubChannelLayer
+from channels_redis.utils import create_pool, decode_hosts
 from redis.asyncio import Redis
 
 KIND = sys.argv[1]
 CONFIG = json.loads(sys.argv[2])
 LAYER = {"pubsub": RedisPubSubChannelLayer, "core": RedisChannelLayer}[KIND](**CONFIG)
-HOSTS = [Redis.from_url(host) for host in CONFIG["hosts"]]
+HOSTS = [Redis(connection_pool=create_pool(host)) for host in decode_hosts(CONFIG["hosts"])]
 
 
 def decode(members):

@@ -1,6 +1,5 @@
 //! How the layers on Redis reach it: TLS, UNIX sockets, logins, and hosts that are not what they should be.
 
-use std::net::TcpListener as StdListener;
 use std::path::Path;
 
 use anteroom::config;
@@ -8,7 +7,7 @@ use anteroom::reload::FileSecrets;
 
 use super::inboxes::ask;
 use super::*;
-use crate::support::tls::Authority;
+use crate::support::redis::{TlsRedis, free_port};
 
 pub(super) const KINDS: [Kind; 2] = [Kind::PubSub, Kind::Core];
 
@@ -48,58 +47,20 @@ async fn refuses(kind: Kind, folder: &Path, hosts: &str, what: &str) {
     node.stop().await;
 }
 
-fn free_port() -> u16 {
-    StdListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+fn tls_layer(redis: &TlsRedis, kind: Kind, words: &str) -> LayerConfig {
+    layer(kind, redis.folder.path(), &tls_hosts(redis, words))
 }
 
-/// A Redis that speaks TLS too, on another port, with the files of an authority and of a client beside it.
-struct TlsRedis {
-    folder: tempfile::TempDir,
-    redis: RedisServer,
-    port: u16,
-}
-
-impl TlsRedis {
-    async fn start(names: &[&str], clients: &str) -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        let (authority, other) = (Authority::new(), Authority::new());
-        std::fs::write(folder.path().join("ca.pem"), &authority.cert).unwrap();
-        std::fs::write(folder.path().join("other.pem"), &other.cert).unwrap();
-        authority.issue(names).write(folder.path(), "redis");
-        authority.issue_client("edge").write(folder.path(), "client");
-        let port = free_port();
-        let at = |name: &str| folder.path().join(name).display().to_string();
-        let redis = RedisServer::start_with(&[
-            "--tls-port",
-            &port.to_string(),
-            "--tls-cert-file",
-            &at("redis.pem"),
-            "--tls-key-file",
-            &at("redis.key"),
-            "--tls-ca-cert-file",
-            &at("ca.pem"),
-            "--tls-auth-clients",
-            clients,
-        ])
-        .await;
-        Self { folder, redis, port }
-    }
-
-    fn layer(&self, kind: Kind, words: &str) -> LayerConfig {
-        layer(kind, self.folder.path(), &self.hosts(words))
-    }
-
-    fn hosts(&self, words: &str) -> String {
-        format!("[{{ address = 'rediss://127.0.0.1:{}'{words} }}]", self.port)
-    }
+fn tls_hosts(redis: &TlsRedis, words: &str) -> String {
+    format!("[{{ address = '{}'{words} }}]", redis.url())
 }
 
 #[tokio::test]
 async fn rooms_work_through_tls() {
     let redis = TlsRedis::start(&["127.0.0.1"], "no").await;
     for kind in KINDS {
-        let node = Node::start(redis.layer(kind, ", ssl_ca_certs = 'ca.pem'")).await;
-        let in_clear = Node::start(kind.on(&redis.redis)).await;
+        let node = Node::start(tls_layer(&redis, kind, ", ssl_ca_certs = 'ca.pem'")).await;
+        let in_clear = Node::start(kind.on(&redis.server)).await;
         round_trip(&node, "room").await;
         let room = group("room");
         in_clear.join(0, &room).await;
@@ -118,28 +79,28 @@ async fn a_server_that_is_not_trusted_is_refused_with_the_reason() {
         refuses(
             kind,
             folder,
-            &redis.hosts(", ssl_ca_certs = 'other.pem'"),
+            &tls_hosts(&redis, ", ssl_ca_certs = 'other.pem'"),
             "TLS: invalid peer certificate: ",
         )
         .await;
         // It is neither one of the system's, …
-        refuses(kind, folder, &redis.hosts(""), "TLS: ").await;
+        refuses(kind, folder, &tls_hosts(&redis, ""), "TLS: ").await;
         // … nor for this name …
-        refuses(kind, folder, &redis.hosts(", ssl_ca_certs = 'ca.pem'"), "not valid for name").await;
+        refuses(kind, folder, &tls_hosts(&redis, ", ssl_ca_certs = 'ca.pem'"), "not valid for name").await;
         // … unless that is no matter, …
         let words = ", ssl_ca_certs = 'ca.pem', ssl_check_hostname = false";
-        let node = Node::start(redis.layer(kind, words)).await;
+        let node = Node::start(tls_layer(&redis, kind, words)).await;
         round_trip(&node, "room").await;
         node.stop().await;
         let words = ", ssl_ca_certs = 'other.pem', ssl_check_hostname = false";
-        refuses(kind, folder, &redis.hosts(words), "TLS: invalid peer certificate: ").await;
+        refuses(kind, folder, &tls_hosts(&redis, words), "TLS: invalid peer certificate: ").await;
         // … or nothing is.
-        let node = Node::start(redis.layer(kind, ", ssl_cert_reqs = 'none'")).await;
+        let node = Node::start(tls_layer(&redis, kind, ", ssl_cert_reqs = 'none'")).await;
         round_trip(&node, "room").await;
         node.stop().await;
     }
     // To a server in clear it is as if nobody were there.
-    let hosts = format!("['rediss://127.0.0.1:{}']", redis.redis.port());
+    let hosts = format!("['rediss://127.0.0.1:{}']", redis.server.port());
     refuses(Kind::PubSub, folder, &hosts, "connecting took too long").await;
 }
 
@@ -148,11 +109,11 @@ async fn a_certificate_is_shown_to_a_server_that_wants_one() {
     let redis = TlsRedis::start(&["127.0.0.1"], "yes").await;
     for kind in KINDS {
         let words = ", ssl_ca_certs = 'ca.pem', ssl_certfile = 'client.pem', ssl_keyfile = 'client.key'";
-        let node = Node::start(redis.layer(kind, words)).await;
+        let node = Node::start(tls_layer(&redis, kind, words)).await;
         round_trip(&node, "room").await;
         node.stop().await;
         // TLS 1.3 tells so after the handshake.
-        let without = redis.hosts(", ssl_ca_certs = 'ca.pem'");
+        let without = tls_hosts(&redis, ", ssl_ca_certs = 'ca.pem'");
         refuses(kind, redis.folder.path(), &without, "CertificateRequired").await;
     }
 }

@@ -25,23 +25,8 @@ impl Watched {
             watched.master.ask::<String>("INFO replication").contains("state=online")
         })
         .await;
-        watched.knows(&watched.replica).await;
+        watched.sentinel.knows(watched.replica.port()).await;
         watched
-    }
-
-    /// Waits until the Sentinel could promote a server.
-    async fn knows(&self, replica: &RedisServer) {
-        let port = replica.port().to_string();
-        eventually("the Sentinel knows the replica", || {
-            let replicas: Vec<std::collections::HashMap<String, String>> =
-                self.sentinel.ask("SENTINEL REPLICAS m");
-            replicas.iter().any(|replica| {
-                replica["port"] == port
-                    && replica["flags"] == "slave"
-                    && replica["master-link-status"] == "ok"
-            })
-        })
-        .await;
     }
 
     /// The layer; a Sentinel that is away is asked first.
