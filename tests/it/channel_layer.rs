@@ -1,6 +1,7 @@
 //! What every backend of the channel layer promises, and what the ones on Redis promise when it fails.
 
 mod direct;
+mod faults;
 mod hosts;
 mod inboxes;
 mod sentinel;
@@ -272,6 +273,8 @@ macro_rules! both {
         }
     };
 }
+
+use both;
 
 contract! {
     a_message_reaches_each_joined_worker_once_and_in_order

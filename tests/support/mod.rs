@@ -3,6 +3,7 @@
 pub mod application;
 pub mod client;
 pub mod command;
+pub mod link;
 pub mod redis;
 pub mod server;
 pub mod tls;

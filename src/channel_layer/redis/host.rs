@@ -28,10 +28,9 @@ const REFUSALS_MAX: usize = 16;
 pub(super) const ANSWER_MAX: Duration = Duration::from_secs(5);
 /// The pause between two signs of life asked for. A peer that is frozen gives no error.
 pub(super) const PING_EVERY: Duration = Duration::from_secs(1);
-/// An answer to a sign of life may take this long.
-pub(super) const PING_MAX: Duration = Duration::from_millis(500);
-/// So many unanswered ones in a row end a connection.
-pub(super) const PINGS_MISSED_MAX: u32 = 2;
+/// An answer to a sign of life may take this long. One that is only slow, as from another continent, comes in
+/// time; without any the connection ends, 3 s after the last one at most.
+pub(super) const PING_MAX: Duration = Duration::from_secs(2);
 /// Changes of memberships in one batch.
 pub(super) const CHANGES_MAX: usize = 512;
 /// Bytes of messages in one batch.
@@ -378,8 +377,12 @@ impl Host {
         }
     }
 
-    /// Notes that a connection was lost.
+    /// Notes that a connection was lost. One that never came to be of use is only another failure to connect.
     pub(super) fn lose(&self, reason: &str) {
+        if !lock(&self.status).up {
+            self.note_failure(reason);
+            return;
+        }
         warn!(shard = self.index, redis = %self.place, reason, "lost the channel layer");
         self.set_down(reason);
     }

@@ -18,7 +18,7 @@ use crate::channel_layer::redis::connect::Connection;
 use crate::channel_layer::redis::core::post::{Bucket, CLEAR, POST, buckets};
 use crate::channel_layer::redis::core::{Shard, clock, names};
 use crate::channel_layer::redis::host::{
-    ANSWER_MAX, BATCH_BYTES, CHANGES_MAX, Host, PING_EVERY, PING_MAX, PINGS_MISSED_MAX, lock,
+    ANSWER_MAX, BATCH_BYTES, CHANGES_MAX, Host, PING_EVERY, PING_MAX, lock,
 };
 use crate::channel_layer::redis::members::{Change, Confirmed};
 use crate::channel_layer::redis::outbox::Publish;
@@ -191,7 +191,6 @@ impl Shard {
     async fn watch(&self, mut connection: MultiplexedConnection) -> End {
         let renew_every = RENEW_MAX.min(Duration::from_secs(self.common.group_expiry) / 4);
         let mut renewed_at = Instant::now();
-        let mut missed = 0;
         loop {
             time::sleep(PING_EVERY).await;
             let mut commands = Pipeline::with_capacity(2);
@@ -199,7 +198,6 @@ impl Shard {
             commands.cmd("ZCARD").arg(&self.inbox);
             match time::timeout(PING_MAX, connection.send_packed_commands(&commands, 0, 2)).await {
                 Ok(Ok(answers)) => {
-                    missed = 0;
                     if let Some(Value::Int(waiting)) = answers.get(1) {
                         self.metrics.messages.set(*waiting);
                     }
@@ -215,10 +213,7 @@ impl Shard {
                     }
                 }
                 Ok(Err(error)) => return End::Lost(error.to_string()),
-                Err(_) => missed += 1,
-            }
-            if PINGS_MISSED_MAX <= missed {
-                return End::Lost("Redis does not answer".to_owned());
+                Err(_) => return End::Lost("Redis does not answer".to_owned()),
             }
             if renew_every <= renewed_at.elapsed() {
                 renewed_at = Instant::now();

@@ -16,7 +16,7 @@ use crate::channel_layer::metrics::Op;
 use crate::channel_layer::name::GroupName;
 use crate::channel_layer::redis::connect::{Connection, Greeting, greeting};
 use crate::channel_layer::redis::host::{
-    ANSWER_MAX, BATCH_BYTES, CHANGES_MAX, Host, PING_EVERY, PING_MAX, PINGS_MISSED_MAX, lock,
+    ANSWER_MAX, BATCH_BYTES, CHANGES_MAX, Host, PING_EVERY, PING_MAX, lock,
 };
 use crate::channel_layer::redis::members::{Change, Confirmed};
 use crate::channel_layer::redis::pubsub::Shard;
@@ -182,7 +182,6 @@ impl Shard {
 
     /// Asks for signs of life until there are none.
     async fn watch(&self, mut connection: MultiplexedConnection) -> End {
-        let mut missed = 0;
         loop {
             time::sleep(PING_EVERY).await;
             let heard = self.heard.load(Ordering::Relaxed);
@@ -191,14 +190,11 @@ impl Shard {
                 Ok(Ok(answer)) if Greeting::from(answer.clone()).is_lone_replica() => {
                     return End::Lost("it has become a replica".to_owned());
                 }
-                Ok(Ok(_)) => missed = 0,
+                Ok(Ok(_)) => {}
                 Ok(Err(error)) => return End::Lost(error.to_string()),
                 // The answer stands in line behind messages: as long as they come, the peer lives.
-                Err(_) if heard != self.heard.load(Ordering::Relaxed) => missed = 0,
-                Err(_) => missed += 1,
-            }
-            if PINGS_MISSED_MAX <= missed {
-                return End::Lost("Redis does not answer".to_owned());
+                Err(_) if heard != self.heard.load(Ordering::Relaxed) => {}
+                Err(_) => return End::Lost("Redis does not answer".to_owned()),
             }
         }
     }
