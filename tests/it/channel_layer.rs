@@ -1,5 +1,6 @@
 //! What every backend of the channel layer promises, and what the ones on Redis promise when it fails.
 
+mod bad_data;
 mod direct;
 mod faults;
 mod hosts;

@@ -33,7 +33,7 @@ pub(super) fn core(server: &RedisServer) -> CoreConfig {
 }
 
 /// The name under which a node is the only member of the room.
-async fn member(redis: &mut MultiplexedConnection) -> String {
+pub(super) async fn member(redis: &mut MultiplexedConnection) -> String {
     let members: Vec<String> = ask(redis, &format!("ZRANGE {GROUP} 0 -1")).await;
     let [member] = members.try_into().unwrap();
     member
@@ -54,7 +54,7 @@ pub(super) async fn put(redis: &mut MultiplexedConnection, inbox: &str, score: f
     assert_eq!(added, 1);
 }
 
-fn numbered(number: i64) -> Message {
+pub(super) fn numbered(number: i64) -> Message {
     Message::new("test").with("n", number)
 }
 

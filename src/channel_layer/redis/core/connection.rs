@@ -15,7 +15,7 @@ use tracing::warn;
 use crate::channel_layer::metrics::{Op, Outcome};
 use crate::channel_layer::name::GroupName;
 use crate::channel_layer::redis::connect::Connection;
-use crate::channel_layer::redis::core::post::{Bucket, CLEAR, POST, buckets};
+use crate::channel_layer::redis::core::post::{Bucket, CLEAR, CLEAR_INBOX, POST, buckets};
 use crate::channel_layer::redis::core::{Shard, clock, names};
 use crate::channel_layer::redis::host::{
     ANSWER_MAX, BATCH_BYTES, CHANGES_MAX, Host, PING_EVERY, PING_MAX, lock,
@@ -250,6 +250,12 @@ impl Shard {
                 Err(_) => return End::Lost("Redis does not answer at the inbox".to_owned()),
             };
             let popped = match answers.into_iter().next() {
+                Some(Value::ServerError(error)) if error.code() == "WRONGTYPE" => {
+                    if let Err(reason) = self.clear_inbox(&mut connection).await {
+                        return End::Lost(reason);
+                    }
+                    continue;
+                }
                 // Redis before 7 does not know the command.
                 Some(Value::ServerError(_)) if way == Pop::Many => {
                     way = Pop::One;
@@ -275,6 +281,23 @@ impl Shard {
             }
             // A full inbox must not keep the runtime from everything else.
             tokio::task::yield_now().await;
+        }
+    }
+
+    /// Makes room for an inbox where somebody has put something else: nobody but us could, and all who send to us
+    /// would fail for ever.
+    async fn clear_inbox(&self, connection: &mut MultiplexedConnection) -> Result<(), String> {
+        let mut commands = Pipeline::with_capacity(1);
+        commands.cmd("EVAL").arg(CLEAR_INBOX).arg(1).arg(&self.inbox);
+        match ask(connection, &commands).await?.into_iter().next() {
+            Some(Value::ServerError(error)) => Err(error.to_string()),
+            cleared => {
+                if cleared == Some(Value::Int(1)) {
+                    self.host.all.dropped_decode.inc();
+                    self.host.complain(&self.inbox, "it was not put into the inbox but in its place");
+                }
+                Ok(())
+            }
         }
     }
 }

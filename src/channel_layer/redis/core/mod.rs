@@ -231,7 +231,11 @@ impl Shard {
     fn deliver(&self, epoch: u64, member: &[u8], sent_at: f64) {
         let all = &self.host.all;
         self.host.metrics.received.inc();
-        self.metrics.lag.observe((clock::now() - sent_at).max(0.0));
+        // Whoever may write to Redis may write anything, and one infinity would stay in the sum for ever.
+        let lag = clock::now() - sent_at;
+        if lag.is_finite() {
+            self.metrics.lag.observe(lag.max(0.0));
+        }
         let envelope = &self.common.envelope;
         if self.common.bytes_max.saturating_add(envelope.prefix_len) < member.len() {
             all.dropped_too_large.inc();

@@ -53,6 +53,14 @@ redis.call('ZREM', KEYS[2], unpack(ARGV))
 return 0
 ";
 
+/// Deletes what stands in the place of an inbox and is none; says how much that was. `KEYS` is the inbox.
+pub(super) const CLEAR_INBOX: &str = "\
+if redis.call('TYPE', KEYS[1]).ok == 'zset' then
+    return 0
+end
+return redis.call('DEL', KEYS[1])
+";
+
 /// The members of a group that share an inbox.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Bucket<'a> {
