@@ -24,6 +24,7 @@ mod descriptors;
 mod files;
 mod http2;
 mod metrics;
+mod outages;
 mod proxy;
 mod proxy_protocol;
 mod publish;
