@@ -3,7 +3,6 @@
 use std::collections::HashMap;
 use std::io::{Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
-use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
@@ -19,8 +18,8 @@ use crate::support::tls::Authority;
 pub struct RedisServer {
     port: u16,
     options: Vec<String>,
-    /// Where it may keep a file.
-    folder: Option<TempDir>,
+    /// Where it may keep a file, as a replica does.
+    folder: TempDir,
     process: Option<Child>,
 }
 
@@ -42,8 +41,7 @@ impl RedisServer {
     pub async fn start_sentinel(master: &Self) -> Self {
         let watched = master.port;
         let sentinel = Self::start_as(|server| {
-            let folder = tempfile::tempdir().unwrap();
-            let config = folder.path().join("sentinel.conf");
+            let config = server.folder.path().join("sentinel.conf");
             let lines = [
                 format!("sentinel monitor m 127.0.0.1 {watched} 1"),
                 "sentinel down-after-milliseconds m 1000".to_owned(),
@@ -52,7 +50,6 @@ impl RedisServer {
             std::fs::write(&config, lines.join("\n")).unwrap();
             // It writes into its file, which comes first.
             server.options = vec![config.display().to_string(), "--sentinel".to_owned()];
-            server.folder = Some(folder);
         })
         .await;
         assert_eq!(sentinel.ask::<Vec<String>>("SENTINEL GET-MASTER-ADDR-BY-NAME m")[1], watched.to_string());
@@ -98,7 +95,8 @@ impl RedisServer {
 
     /// A port where nothing listens until [`RedisServer::restart`].
     pub fn stopped() -> Self {
-        Self { port: free_port(), options: Vec::new(), folder: None, process: None }
+        let folder = tempfile::tempdir().unwrap();
+        Self { port: free_port(), options: Vec::new(), folder, process: None }
     }
 
     /// Starts the server on its port.
@@ -138,7 +136,6 @@ impl RedisServer {
     async fn launch(&mut self) -> bool {
         self.kill();
         let port = self.port;
-        let folder = self.folder.as_ref().map_or(Path::new("/tmp"), TempDir::path);
         let mut command = Command::new("redis-server");
         if !self.options.contains(&"--sentinel".to_owned()) {
             command.args(["--save", "", "--appendonly", "no"]);
@@ -147,7 +144,7 @@ impl RedisServer {
             .args(&self.options)
             .args(["--bind", "127.0.0.1", "--port", &port.to_string()])
             .arg("--dir")
-            .arg(folder)
+            .arg(self.folder.path())
             .stdout(Stdio::null())
             .spawn()
             .expect("redis-server must be installed");

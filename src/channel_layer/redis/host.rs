@@ -21,7 +21,7 @@ use crate::channel_layer::{Delivery, Direct, Inbox, Join, Refusal, Sent, Ticket,
 const COMPLAINT_EVERY: Duration = Duration::from_secs(10);
 /// A subscription that Redis refused is asked for again after this, at the latest. Somebody has to allow it.
 const REFUSED_RETRY: Duration = Duration::from_secs(5);
-/// So many kinds of refusals are logged for one connection.
+/// So many kinds of refusals are logged for one connection, and so many reasons why there is none.
 const REFUSALS_MAX: usize = 16;
 
 /// A batch of commands may take this long to be answered.
@@ -358,6 +358,7 @@ impl Host {
         let again = std::mem::replace(&mut status.seen, true);
         status.up = true;
         status.error = None;
+        status.failures.clear();
         drop(status);
         self.show();
         if again {
@@ -395,10 +396,15 @@ impl Host {
         self.show();
     }
 
-    /// Notes that connecting failed. In the log it stands once for each new reason.
+    /// Notes that connecting failed. In the log each reason stands once until there is a connection, also when
+    /// several of them take turns.
     pub(super) fn note_failure(&self, reason: &str) {
-        let known = lock(&self.status).error.replace(reason.to_owned());
-        if known.as_deref() != Some(reason) {
+        let mut status = lock(&self.status);
+        status.error = Some(reason.to_owned());
+        let new = !status.failures.iter().any(|known| known == reason);
+        if new && status.failures.len() < REFUSALS_MAX {
+            status.failures.push(reason.to_owned());
+            drop(status);
             warn!(shard = self.index, redis = %self.place, reason, "cannot reach the channel layer");
         }
     }
@@ -436,6 +442,8 @@ struct Status {
     seen: bool,
     /// Why it is not up.
     error: Option<String>,
+    /// The reasons that the log has since it was up.
+    failures: Vec<String>,
     /// What Redis said last when it refused a subscription, while any is refused.
     refused_subscribe: Option<String>,
     /// What Redis said last when it refused a message.
