@@ -8,7 +8,7 @@ use rustls::HandshakeKind;
 use crate::fanout::{Fanout, Path, Shape};
 use crate::handshake;
 use crate::http::{self, LARGE_LEN, SMALL_LEN};
-use crate::report::{Figures, Load};
+use crate::report::Figures;
 use crate::target::{FIXED, STATIC, Target};
 use crate::usage::Usage;
 
@@ -118,5 +118,5 @@ fn measured(target: &Target, load: impl FnOnce() -> Result<(u64, Duration, Vec<u
     let (units, elapsed, latencies) = load()?;
     let generator = Usage::of_generator()?.since(&before.1);
     let server = target.usage()?.since(&before.0);
-    Ok(Figures::Load(Load::new(units, elapsed, latencies, server, generator)))
+    Ok(Figures::of_load(units, elapsed, latencies, server, generator))
 }

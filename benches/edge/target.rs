@@ -1,13 +1,12 @@
 //! What is measured: nginx and anteroom with the same routes, on a processor of their own.
 
-use std::fs::{self, File};
-use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::fs;
+use std::net::SocketAddr;
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
-use std::thread;
+use std::process::Command;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use rustix::process::{Pid, Signal, kill_process};
 use rustls::RootCertStore;
 use tempfile::TempDir;
@@ -15,17 +14,15 @@ use tempfile::TempDir;
 use crate::certificate;
 use crate::client::Endpoint;
 use crate::http;
-use crate::usage::{Processors, Usage, pin};
+use crate::process::{Process, SETTLE, free_addresses, sleep};
+use crate::usage::{Processors, Usage};
 
 /// The path that a server answers out of its configuration, and that of a file.
 pub(crate) const FIXED: &str = "/fixed";
 pub(crate) const STATIC: &str = "/static/page.html";
 const FILE: &str = "page.html";
 
-const START_MAX: Duration = Duration::from_secs(10);
 const END_MAX: Duration = Duration::from_secs(5);
-/// Long enough for a server that has nothing left to do to go to sleep: its time is exact only then.
-const SETTLE: Duration = Duration::from_millis(10);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Kind {
@@ -43,13 +40,13 @@ pub(crate) struct Programs<'a> {
 /// A running server. It is ended when this is dropped.
 pub(crate) struct Target {
     kind: Kind,
-    child: Child,
+    process: Process,
     pub(crate) endpoint: Endpoint,
     /// The same server through TLS.
     pub(crate) secure: Endpoint,
     /// Who vouches for its certificate.
     pub(crate) roots: RootCertStore,
-    directory: TempDir,
+    _directory: TempDir,
 }
 
 impl Kind {
@@ -91,27 +88,18 @@ impl Target {
         };
         let file = directory.path().join(file);
         fs::write(&file, text)?;
-        let log = File::create(directory.path().join("log"))?;
-        command.arg(file).stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
-        // A child inherits the processor of the thread that starts it, and so do its threads and children.
-        if let Some(processors) = processors {
-            pin(processors.server)?;
-        }
-        let child = command.spawn().with_context(|| format!("starting {command:?}"));
-        if let Some(processors) = processors {
-            pin(processors.generator)?;
-        }
+        command.arg(file);
+        let mut process = Process::start(&mut command, directory.path().join("log"), processors)?;
+        process.wait_until_up(&[address, secure]).with_context(|| format!("{kind:?} did not come up"))?;
         let endpoint = |address| Endpoint { address, tls: None };
         let (endpoint, secure) = (endpoint(address), endpoint(secure));
-        let mut target = Self { kind, child: child?, endpoint, secure, roots, directory };
-        target.wait_until_up().with_context(|| format!("{kind:?} did not come up: {}", target.log()))?;
-        Ok(target)
+        Ok(Self { kind, process, endpoint, secure, roots, _directory: directory })
     }
 
     /// The time used up to now by all processes of the server, once it has settled.
     pub(crate) fn usage(&self) -> Result<Usage> {
-        thread::sleep(SETTLE);
-        let main = self.child.id();
+        sleep(SETTLE);
+        let main = self.process.id();
         let workers = fs::read_to_string(format!("/proc/{main}/task/{main}/children"))
             .context("the kernel tells no children (CONFIG_PROC_CHILDREN)")?;
         let mut processes = vec![main];
@@ -123,32 +111,16 @@ impl Target {
 
     /// What the server wrote, for the message of a failed run.
     pub(crate) fn log(&self) -> String {
-        fs::read_to_string(self.directory.path().join("log")).unwrap_or_default()
-    }
-
-    fn wait_until_up(&mut self) -> Result<()> {
-        let deadline = Instant::now() + START_MAX;
-        for address in [self.endpoint.address, self.secure.address] {
-            while TcpStream::connect(address).is_err() {
-                if let Some(status) = self.child.try_wait()? {
-                    bail!("it ended with {status}");
-                }
-                if deadline < Instant::now() {
-                    bail!("it does not accept at {address} within {START_MAX:?}");
-                }
-                thread::sleep(SETTLE);
-            }
-        }
-        Ok(())
+        self.process.log()
     }
 
     /// Lets nginx end its worker, which would outlive it.
     fn ask_to_end(&mut self) -> Result<()> {
-        let Some(pid) = i32::try_from(self.child.id()).ok().and_then(Pid::from_raw) else { return Ok(()) };
+        let Some(pid) = i32::try_from(self.process.id()).ok().and_then(Pid::from_raw) else { return Ok(()) };
         kill_process(pid, Signal::TERM)?;
         let deadline = Instant::now() + END_MAX;
-        while self.child.try_wait()?.is_none() && Instant::now() < deadline {
-            thread::sleep(SETTLE);
+        while !self.process.has_ended()? && Instant::now() < deadline {
+            sleep(SETTLE);
         }
         Ok(())
     }
@@ -160,16 +132,7 @@ impl Drop for Target {
         if self.kind == Kind::Nginx {
             self.ask_to_end().ok();
         }
-        self.child.kill().ok();
-        self.child.wait().ok();
     }
-}
-
-/// Addresses that were free a moment ago.
-fn free_addresses() -> Result<[SocketAddr; 3]> {
-    let bind = || TcpListener::bind((Ipv4Addr::LOCALHOST, 0));
-    let [first, second, third] = [bind()?, bind()?, bind()?];
-    Ok([first.local_addr()?, second.local_addr()?, third.local_addr()?])
 }
 
 /// One worker, and what an application behind nginx is usually told.

@@ -8,12 +8,18 @@ use rustix::process::{Resource, getrlimit, setrlimit};
 use crate::client::Endpoint;
 use crate::cycle;
 use crate::fanout::{Fanout, Path, Shape};
-use crate::report::{Figures, Load, PerSocket};
-use crate::target::{self, Target};
+use crate::process::sleep;
+use crate::report::{Column, Figures};
+use crate::target::Target;
 use crate::usage::Usage;
 
 /// Descriptors that are not sockets of the load, on either side.
 const DESCRIPTORS_SPARE: u64 = 200;
+const PER_SOCKET: &[Column] = &[
+    Column("anonymous_bytes", "bytes each, anonymous", 0),
+    Column("resident_bytes", "resident", 0),
+    Column("sockets", "sockets", 0),
+];
 /// How long an allocator gets to give memory back before it is read.
 const IDLE: Duration = Duration::from_secs(1);
 
@@ -186,13 +192,7 @@ impl Job {
                 let generator = Usage::of_generator()?.since(&before.1);
                 let server = target.usage()?.since(&before.0);
                 fanout.finish()?;
-                Ok(Figures::Load(Load::new(
-                    counts.deliveries,
-                    counts.elapsed,
-                    counts.latencies,
-                    server,
-                    generator,
-                )))
+                Ok(Figures::of_load(counts.deliveries, counts.elapsed, counts.latencies, server, generator))
             }
             Work::Cycle { at_once, warm_up, cycles } => {
                 cycle::run(&target.endpoint, at_once, warm_up)?;
@@ -200,13 +200,7 @@ impl Job {
                 let counts = cycle::run(&target.endpoint, at_once, cycles)?;
                 let generator = Usage::of_generator()?.since(&before.1);
                 let server = target.usage()?.since(&before.0);
-                Ok(Figures::Load(Load::new(
-                    cycles as u64,
-                    counts.elapsed,
-                    counts.latencies,
-                    server,
-                    generator,
-                )))
+                Ok(Figures::of_load(cycles as u64, counts.elapsed, counts.latencies, server, generator))
             }
             Work::Memory { shape } => idle(target, shape),
         }
@@ -228,13 +222,16 @@ fn idle(target: &Target, mut shape: Shape) -> Result<Figures> {
     }
     // The first socket brings in code and buffers that the others share.
     one_socket(&target.endpoint, shape)?;
-    target::sleep(IDLE);
+    sleep(IDLE);
     let before = target.memory()?;
     let fanout = Fanout::open(&target.endpoint, shape)?;
-    target::sleep(IDLE);
+    sleep(IDLE);
     let after = target.memory()?;
     drop(fanout);
-    Ok(Figures::PerSocket(PerSocket::new(shape.rooms * shape.members, before, after)))
+    let sockets = (shape.rooms * shape.members) as f64;
+    let per_socket = |before: u64, after: u64| after.saturating_sub(before) as f64 / sockets;
+    let anonymous = per_socket(before.anonymous, after.anonymous);
+    Ok(Figures::new(PER_SOCKET, vec![anonymous, per_socket(before.resident, after.resident), sockets]))
 }
 
 fn one_socket(to: &Endpoint, shape: Shape) -> Result<()> {

@@ -1,42 +1,34 @@
 //! What was measured, as a table for people and as JSON.
 
-use std::fmt::Write as _;
 use std::time::Duration;
 
 use serde_json::{Value, json};
 
 use crate::job::Job;
 use crate::target::Kind;
-use crate::usage::Memory;
 
-/// One job on one server.
+/// One job on one server: a figure for each column.
 #[derive(Debug)]
-pub(crate) enum Figures {
-    Load(Load),
-    PerSocket(PerSocket),
+pub(crate) struct Figures {
+    columns: &'static [Column],
+    values: Vec<f64>,
 }
 
-/// Figures of a load; a unit is a delivery or a cycle.
-#[derive(Debug)]
-pub(crate) struct Load {
-    /// Processor time of the server for each unit, in microseconds.
-    cpu: f64,
-    per_second: f64,
-    /// In milliseconds.
-    p50: f64,
-    p99: f64,
-    /// Parts of a processor that were used.
-    server_share: f64,
-    generator_share: f64,
-}
+/// What a figure is called in JSON and in a table, and with how many decimals it stands there. The ratio is that of the
+/// first one.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Column(pub(crate) &'static str, pub(crate) &'static str, pub(crate) usize);
 
-/// Bytes for each idle socket.
-#[derive(Debug)]
-pub(crate) struct PerSocket {
-    anonymous: f64,
-    resident: f64,
-    sockets: usize,
-}
+/// Of a load; a unit is a delivery, a request or a cycle.
+const LOAD: &[Column] = &[
+    Column("cpu_us", "CPU us each", 2),
+    Column("per_second", "per second", 0),
+    Column("p50_ms", "p50 ms", 1),
+    Column("p99_ms", "p99 ms", 1),
+    // Parts of a processor that were used.
+    Column("server_share", "server share", 2),
+    Column("generator_share", "generator share", 2),
+];
 
 /// All rounds of all jobs.
 #[derive(Debug, Default)]
@@ -50,68 +42,41 @@ pub(crate) struct Round {
     pub(crate) anteroom: Figures,
 }
 
-impl Load {
-    pub(crate) fn new(
+impl Figures {
+    /// One value for each column, in their order.
+    pub(crate) fn new(columns: &'static [Column], values: Vec<f64>) -> Self {
+        assert_eq!(columns.len(), values.len(), "each column has a value");
+        Self { columns, values }
+    }
+
+    /// Latencies are in microseconds.
+    pub(crate) fn of_load(
         units: u64,
         elapsed: Duration,
-        mut latencies: Vec<u32>,
+        latencies: Vec<u32>,
         server: Duration,
         generator: Duration,
     ) -> Self {
-        latencies.sort_unstable();
-        let percentile = |percent: usize| {
-            let at = (latencies.len() * percent / 100).min(latencies.len().saturating_sub(1));
-            latencies.get(at).map_or(0.0, |&micros| f64::from(micros) / 1e3)
-        };
         let seconds = elapsed.as_secs_f64();
-        Self {
-            cpu: server.as_secs_f64() * 1e6 / units as f64,
-            per_second: units as f64 / seconds,
-            p50: percentile(50),
-            p99: percentile(99),
-            server_share: server.as_secs_f64() / seconds,
-            generator_share: generator.as_secs_f64() / seconds,
-        }
+        let [p50, p99] = percentiles(latencies);
+        let cpu = server.as_secs_f64() * 1e6 / units as f64;
+        let shares = [server.as_secs_f64() / seconds, generator.as_secs_f64() / seconds];
+        Self::new(LOAD, vec![cpu, units as f64 / seconds, p50, p99, shares[0], shares[1]])
     }
-}
 
-impl PerSocket {
-    pub(crate) fn new(sockets: usize, before: Memory, after: Memory) -> Self {
-        let per_socket = |before: u64, after: u64| after.saturating_sub(before) as f64 / sockets as f64;
-        Self {
-            anonymous: per_socket(before.anonymous, after.anonymous),
-            resident: per_socket(before.resident, after.resident),
-            sockets,
-        }
-    }
-}
-
-impl Figures {
     /// What the ratio is taken of.
     pub(crate) fn cost(&self) -> f64 {
-        match self {
-            Self::Load(load) => load.cpu,
-            Self::PerSocket(memory) => memory.anonymous,
-        }
+        self.values[0]
     }
+}
 
-    fn fields(&self) -> Vec<(&'static str, f64)> {
-        match self {
-            Self::Load(load) => vec![
-                ("cpu_us", load.cpu),
-                ("per_second", load.per_second),
-                ("p50_ms", load.p50),
-                ("p99_ms", load.p99),
-                ("server_share", load.server_share),
-                ("generator_share", load.generator_share),
-            ],
-            Self::PerSocket(memory) => vec![
-                ("anonymous_bytes", memory.anonymous),
-                ("resident_bytes", memory.resident),
-                ("sockets", memory.sockets as f64),
-            ],
-        }
-    }
+/// The 50th and the 99th percentile, in milliseconds, of times in microseconds.
+pub(crate) fn percentiles(mut micros: Vec<u32>) -> [f64; 2] {
+    micros.sort_unstable();
+    [50, 99].map(|percent| {
+        let at = (micros.len() * percent / 100).min(micros.len().saturating_sub(1));
+        micros.get(at).map_or(0.0, |&micros| f64::from(micros) / 1e3)
+    })
 }
 
 impl Round {
@@ -133,49 +98,22 @@ impl Report {
         self.jobs.iter_mut().map(|(job, rounds)| (&*job, rounds))
     }
 
-    /// Medians over the rounds; a ratio is that of two figures of the same round.
+    /// Medians over the rounds; a ratio is that of two figures of the same round. Jobs with the same columns share a
+    /// table.
     pub(crate) fn table(&self) -> String {
-        let mut loads = String::new();
-        let mut memories = String::new();
+        let mut tables: Vec<(&[Column], String)> = Vec::new();
         for (job, rounds) in &self.jobs {
+            let columns = columns(rounds);
+            let known = tables.iter().position(|&(shown, _)| shown == columns);
+            let at = known.unwrap_or(tables.len());
+            if known.is_none() {
+                tables.push((columns, heading(columns)));
+            }
             for kind in [Kind::BESIDE, Kind::Anteroom] {
-                let ratio = if kind == Kind::BESIDE { 1.0 } else { median(rounds.iter().map(Round::ratio)) };
-                let fields = medians(rounds, kind);
-                let name = kind.name();
-                let about = job.about;
-                let (table, row) = match *fields {
-                    [cpu, per_second, p50, p99, server, generator] => (
-                        &mut loads,
-                        format!(
-                            "| {about} | {name} | {cpu:.2} | {ratio:.2} | {per_second:.0} | {p50:.1} | {p99:.1} \
-                             | {server:.2} | {generator:.2} |"
-                        ),
-                    ),
-                    [anonymous, resident, sockets] => (
-                        &mut memories,
-                        format!("| {sockets:.0} {about} | {name} | {anonymous:.0} | {resident:.0} |"),
-                    ),
-                    _ => continue,
-                };
-                writeln!(table, "{row}").expect("a String takes all");
+                tables[at].1 += &row(job, rounds, kind);
             }
         }
-        let mut text = String::new();
-        if !loads.is_empty() {
-            let beside = Kind::BESIDE.name();
-            writeln!(
-                text,
-                "| job | server | CPU us each | x {beside} | per second | p50 ms | p99 ms | server share | generator \
-                 share |\n|---|---|---|---|---|---|---|---|---|"
-            )
-            .expect("a String takes all");
-            text += &loads;
-        }
-        if !memories.is_empty() {
-            text += "\n| job | server | bytes each, anonymous | resident |\n|---|---|---|---|\n";
-            text += &memories;
-        }
-        text
+        tables.into_iter().map(|(_, table)| table).collect::<Vec<_>>().join("\n")
     }
 
     pub(crate) fn json(&self) -> Value {
@@ -184,11 +122,27 @@ impl Report {
     }
 }
 
+fn heading(columns: &[Column]) -> String {
+    let titles: Vec<_> = columns.iter().map(|Column(_, title, _)| *title).collect();
+    let (first, others) = titles.split_first().expect("there is a column");
+    let ratio = format!("x {}", Kind::BESIDE.name());
+    let titles = [&["job", "server", first, &ratio], others].concat();
+    format!("| {} |\n|{}\n", titles.join(" | "), "---|".repeat(titles.len()))
+}
+
+fn row(job: &Job, rounds: &[Round], kind: Kind) -> String {
+    let ratio = if kind == Kind::BESIDE { 1.0 } else { median(rounds.iter().map(Round::ratio)) };
+    let values = columns(rounds).iter().zip(medians(rounds, kind));
+    let mut cells: Vec<_> =
+        values.map(|(&Column(.., decimals), value)| format!("{value:.decimals$}")).collect();
+    cells.insert(1, format!("{ratio:.3}"));
+    format!("| {} | {} | {} |\n", job.about, kind.name(), cells.join(" | "))
+}
+
 fn job_json(job: &Job, rounds: &[Round]) -> Value {
     let server = |kind: Kind| -> Value {
-        let names = rounds.first().map(|round| round.of(kind).fields()).unwrap_or_default();
         let medians = medians(rounds, kind);
-        names.iter().zip(medians).map(|((field, _), median)| ((*field).to_owned(), json!(median))).collect()
+        columns(rounds).iter().zip(medians).map(|(Column(field, ..), value)| (*field, json!(value))).collect()
     };
     json!({
         "job": job.name,
@@ -200,10 +154,13 @@ fn job_json(job: &Job, rounds: &[Round]) -> Value {
     })
 }
 
+fn columns(rounds: &[Round]) -> &'static [Column] {
+    rounds.first().map_or(&[], |round| round.anteroom.columns)
+}
+
 fn medians(rounds: &[Round], kind: Kind) -> Vec<f64> {
-    let all: Vec<_> = rounds.iter().map(|round| round.of(kind).fields()).collect();
-    let fields = all.first().map_or(0, Vec::len);
-    (0..fields).map(|field| median(all.iter().map(|figures| figures[field].1))).collect()
+    let values = |at: usize| rounds.iter().map(move |round| round.of(kind).values[at]);
+    (0..columns(rounds).len()).map(|at| median(values(at))).collect()
 }
 
 fn median(values: impl Iterator<Item = f64>) -> f64 {

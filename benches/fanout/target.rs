@@ -1,24 +1,19 @@
 //! What is measured: a child process on a processor of its own.
 
-use std::fs::{self, File};
-use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::fs;
+use std::net::SocketAddr;
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::Command;
 use std::sync::Arc;
-use std::thread;
-use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use rustls::{ClientConfig, RootCertStore};
 use tempfile::TempDir;
 
 use crate::certificate;
 use crate::client::Endpoint;
-use crate::usage::{Memory, Processors, Usage, pin};
-
-const START_MAX: Duration = Duration::from_secs(10);
-/// Long enough for a server that has nothing left to do to go to sleep: its time is exact only then.
-const SETTLE: Duration = Duration::from_millis(10);
+use crate::process::{Process, SETTLE, free_addresses, sleep};
+use crate::usage::{Memory, Processors, Usage};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Kind {
@@ -40,9 +35,9 @@ impl Kind {
 
 /// A running server. It is killed when this is dropped.
 pub(crate) struct Target {
-    child: Child,
+    process: Process,
     pub(crate) endpoint: Endpoint,
-    directory: TempDir,
+    _directory: TempDir,
 }
 
 impl Target {
@@ -72,70 +67,25 @@ impl Target {
                 command
             }
         };
-        let log = File::create(directory.path().join("log"))?;
-        command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
-        // A child inherits the processor of the thread that starts it, and so do its threads.
-        if let Some(processors) = processors {
-            pin(processors.server)?;
-        }
-        let child = command.spawn().with_context(|| format!("starting {kind:?}"));
-        if let Some(processors) = processors {
-            pin(processors.generator)?;
-        }
-        let mut target = Self { child: child?, endpoint, directory };
-        target.wait_until_up().with_context(|| format!("{kind:?} did not come up: {}", target.log()))?;
-        Ok(target)
+        let mut process = Process::start(&mut command, directory.path().join("log"), processors)?;
+        process.wait_until_up(&[address]).with_context(|| format!("{kind:?} did not come up"))?;
+        Ok(Self { process, endpoint, _directory: directory })
     }
 
     /// The time used up to now, once the server has settled.
     pub(crate) fn usage(&self) -> Result<Usage> {
         sleep(SETTLE);
-        Usage::read(&[self.child.id()])
+        Usage::read(&[self.process.id()])
     }
 
     pub(crate) fn memory(&self) -> Result<Memory> {
-        Memory::read(self.child.id())
+        Memory::read(self.process.id())
     }
 
     /// What the server wrote, for the message of a failed run.
     pub(crate) fn log(&self) -> String {
-        fs::read_to_string(self.directory.path().join("log")).unwrap_or_default()
+        self.process.log()
     }
-
-    fn wait_until_up(&mut self) -> Result<()> {
-        let deadline = Instant::now() + START_MAX;
-        while TcpStream::connect(self.endpoint.address).is_err() {
-            if let Some(status) = self.child.try_wait()? {
-                bail!("it ended with {status}");
-            }
-            if deadline < Instant::now() {
-                bail!("it does not accept at {} within {START_MAX:?}", self.endpoint.address);
-            }
-            sleep(SETTLE);
-        }
-        Ok(())
-    }
-}
-
-impl Drop for Target {
-    fn drop(&mut self) {
-        // It may have ended by itself, and then there is nothing to do.
-        self.child.kill().ok();
-        self.child.wait().ok();
-    }
-}
-
-/// Waits, for a process that says in no other way that it is idle.
-#[expect(clippy::disallowed_methods, reason = "the generator has no runtime to block")]
-pub(crate) fn sleep(time: Duration) {
-    thread::sleep(time);
-}
-
-/// Two addresses that were free a moment ago.
-fn free_addresses() -> Result<[SocketAddr; 2]> {
-    let first = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
-    let second = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
-    Ok([first.local_addr()?, second.local_addr()?])
 }
 
 fn trusting(roots: RootCertStore) -> ClientConfig {

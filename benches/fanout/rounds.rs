@@ -1,0 +1,90 @@
+//! What the programs share: their options, and rounds in which both servers take turns.
+
+use std::path::PathBuf;
+
+use anyhow::{Result, ensure};
+
+use crate::job;
+use crate::job::Job;
+use crate::report::{Figures, Report, Round};
+use crate::target::Kind;
+use crate::usage::Processors;
+
+/// The options of every program.
+#[derive(clap::Args)]
+pub(crate) struct Options {
+    /// The jobs to do, by name [default: all]
+    jobs: Vec<String>,
+    /// How often to do each job on each server
+    #[arg(long, default_value_t = 5)]
+    rounds: usize,
+    /// The server to measure
+    #[arg(long, value_name = "PATH", default_value = env!("CARGO_BIN_EXE_anteroom"))]
+    pub(crate) server: PathBuf,
+    /// Print JSON instead of a table
+    #[arg(long)]
+    json: bool,
+    /// One small round, to see that all works
+    #[arg(long)]
+    test: bool,
+    /// Given by `cargo bench`
+    #[arg(long, hide = true)]
+    bench: bool,
+}
+
+impl Options {
+    /// Does each job on both servers in every round, and prints what was measured.
+    pub(crate) fn run(&self, measure: impl Fn(&Job, Kind) -> Result<Figures>) -> Result<()> {
+        let smoke = self.test || !self.bench;
+        let rounds = if smoke { 1 } else { self.rounds };
+        let mut report = Report::new(self.selected(smoke)?);
+        for round in 0..rounds {
+            for (job, done) in report.jobs_mut() {
+                // Neither of them always comes second.
+                let result = if round % 2 == 0 {
+                    let beside = measure(job, Kind::BESIDE)?;
+                    Round { beside, anteroom: measure(job, Kind::Anteroom)? }
+                } else {
+                    let anteroom = measure(job, Kind::Anteroom)?;
+                    Round { beside: measure(job, Kind::BESIDE)?, anteroom }
+                };
+                eprintln!(
+                    "round {} of {rounds}: {}: {:.2} over {:.2}, ratio {:.3}",
+                    round + 1,
+                    job.name,
+                    result.anteroom.cost(),
+                    result.beside.cost(),
+                    result.ratio()
+                );
+                done.push(result);
+            }
+        }
+        if self.json {
+            println!("{:#}", report.json());
+        } else {
+            print!("{}", report.table());
+        }
+        Ok(())
+    }
+
+    fn selected(&self, smoke: bool) -> Result<Vec<Job>> {
+        let all = job::all();
+        for name in &self.jobs {
+            let known: Vec<_> = all.iter().map(|job| job.name).collect();
+            ensure!(known.contains(&name.as_str()), "no job is named {name}; there are {}", known.join(", "));
+        }
+        let wanted = all
+            .into_iter()
+            .filter(|job| self.jobs.is_empty() || self.jobs.iter().any(|name| name == job.name));
+        Ok(wanted.map(|job| if smoke { job.smoke() } else { job }).collect())
+    }
+}
+
+/// The processors of this program and of the server; from now on this program keeps to its own.
+pub(crate) fn processors() -> Result<Option<Processors>> {
+    let processors = Processors::detect()?;
+    if processors.is_none() {
+        eprintln!("only one processor: the load takes the server's time");
+    }
+    Ok(processors)
+}
