@@ -26,6 +26,10 @@ use crate::channel_layer::redis::pubsub::PubSub;
 pub use self::message::{Key, Message, Value};
 pub use self::metrics::LayerMetrics;
 pub use self::name::{ChannelName, GroupName, InvalidChannel, InvalidName};
+pub use self::redis::checkup::{
+    Answer, ClientFacts, ClockFacts, Denied, GroupFacts, HostFacts, InboxFacts, Info, Store, Traffic,
+    Unreached, Why, examine,
+};
 pub use self::redis::{
     Capacities, ChannelPattern, CoreConfig, DecodeError, EncodeError, InvalidRedisUrl, Login, PubSubConfig,
     RedisAddress, RedisHost, RedisServer, RedisTls, RedisUrl, Secret, Sentinel, Serializer, SerializerFormat,
@@ -184,6 +188,15 @@ impl LayerConfig {
             Self::Memory => &[],
             Self::PubSub(config) => &config.hosts,
             Self::Core(config) => &config.hosts,
+        }
+    }
+
+    /// Which of the hosts a group is on.
+    pub fn host_of(&self, group: &GroupName) -> usize {
+        match self {
+            Self::Memory => 0,
+            Self::PubSub(config) => config.host_of(group),
+            Self::Core(config) => config.host_of(group),
         }
     }
 }

@@ -9,13 +9,18 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::channel_layer::{
-    ChannelLayer, Delivery, Direct, Inbox, LayerConfig, LayerMetrics, Refusal, Sent, Ticket, WorkerId,
+    ChannelLayer, Delivery, Direct, Inbox, LayerConfig, LayerMetrics, RedisHost, Refusal, Sent, Ticket,
+    WorkerId,
 };
 
 /// What is told and not yet asked for.
 const NEWS_MAX: usize = 64;
 /// How often it is looked whether the layer is up.
 const LOOK_EVERY: Duration = Duration::from_millis(5);
+/// No host is waited for longer than this, whatever is configured.
+const CONNECT_MAX: Duration = Duration::from_secs(5);
+/// How much more than an attempt takes.
+const CONNECT_SPARE: Duration = Duration::from_millis(300);
 /// Saying farewell may take this long: the layer gives itself a second.
 const FAREWELL_MAX: Duration = Duration::from_millis(1500);
 
@@ -30,6 +35,7 @@ pub(super) struct Guest {
 /// What a layer has to tell.
 #[derive(Debug)]
 pub(super) enum News {
+    Delivered(Delivery),
     Sent(Sent),
     Refused(Refusal),
 }
@@ -39,6 +45,16 @@ impl Guest {
     pub(super) const WORKER: WorkerId = WorkerId(0);
     /// Whoever sends.
     pub(super) const TICKET: Ticket = Ticket { worker: Self::WORKER, socket: 0 };
+
+    /// How long the hosts of a layer may take to connect: a little more than the layer gives to one attempt, so
+    /// that it can say why it failed.
+    pub(super) fn patience(config: &LayerConfig) -> Duration {
+        let timeouts = config.hosts().iter().map(|host| match host {
+            RedisHost::Server(server) => server.connect_timeout,
+            RedisHost::Sentinel(sentinel) => sentinel.master.connect_timeout,
+        });
+        timeouts.max().unwrap_or_default().min(CONNECT_MAX) + CONNECT_SPARE
+    }
 
     /// Begins to connect.
     ///
@@ -69,6 +85,14 @@ impl Guest {
         self.news.recv().await
     }
 
+    /// What failed, and what the layer says to that.
+    pub(super) fn reason(&self, what: &str) -> String {
+        match self.layer.last_refusal().or(self.layer.health().error) {
+            Some(reason) => format!("{what}: {reason}"),
+            None => what.to_owned(),
+        }
+    }
+
     /// Withdraws what Redis knows of us, and ends.
     pub(super) async fn leave(self) {
         self.stop.cancel();
@@ -88,7 +112,9 @@ impl Desk {
 }
 
 impl Inbox for Desk {
-    fn deliver(&self, _delivery: Delivery) {}
+    fn deliver(&self, delivery: Delivery) {
+        self.put(News::Delivered(delivery));
+    }
 
     fn direct(&self, _direct: Direct) {}
 

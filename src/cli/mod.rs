@@ -1,5 +1,6 @@
 //! The command line.
 
+mod doctor;
 mod publish;
 mod guest;
 mod logging;
@@ -15,6 +16,7 @@ use anyhow::Context as _;
 use clap::{Args, Parser, Subcommand};
 use tokio::runtime;
 
+use crate::cli::doctor::Doctor;
 use crate::cli::publish::Publish;
 use crate::config;
 use crate::config::{Diagnostics, LayerConfig, Loaded, LogFormat, STARTER};
@@ -72,6 +74,9 @@ enum Command {
     /// Send one event to a group, through the layer of a configuration
     #[command(after_help = publish::EXIT_CODES)]
     Publish(Publish),
+    /// Look for what is wrong with the channel layer, on Redis and beside it
+    #[command(after_help = doctor::EXIT_CODES)]
+    Doctor(Doctor),
 }
 
 #[derive(Args, Debug)]
@@ -97,6 +102,7 @@ pub fn main() -> ExitCode {
         Some(Command::Print { file }) => print(file.as_deref()),
         Some(Command::Init { file }) => init(&file),
         Some(Command::Publish(args)) => publish::publish(&args),
+        Some(Command::Doctor(args)) => doctor::doctor(&args),
     };
     done.unwrap_or_else(|error| {
         complain(&format!("error: {error:#}\n"));
@@ -235,6 +241,16 @@ fn announce(addresses: &Addresses, demo: bool) {
     }
     lines.push(String::new());
     say(&lines.join("\n"));
+}
+
+/// What others wrote, without what would move the cursor of a terminal.
+fn one_line(text: &str) -> String {
+    text.replace(char::is_control, "\u{fffd}")
+}
+
+/// So many of something.
+fn plural(number: u64, one: &str, many: &str) -> String {
+    format!("{number} {}", if number == 1 { one } else { many })
 }
 
 /// Prints what was asked for. Nobody listening is no error: the server must outlive its terminal.

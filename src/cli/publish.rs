@@ -13,12 +13,10 @@ use tokio::time::{self, Duration};
 
 use crate::channel_layer::{GroupName, LayerConfig, Message, Posted, Sent, Value};
 use crate::cli::guest::{Guest, News};
-use crate::cli::{EXIT_CONFIG, complain, report, say};
+use crate::cli::{EXIT_CONFIG, complain, one_line, plural, report, say};
 use crate::config;
 use crate::config::Diagnostics;
 
-/// Connecting may take this long: a little more than the layer gives to one attempt, so that it can say why.
-const UP_MAX: Duration = Duration::from_millis(2300);
 /// An event waits this long for a host that is not connected.
 const AGE_MAX: Duration = Duration::from_millis(1500);
 /// Beyond connecting, no answer is waited for longer than this.
@@ -110,7 +108,7 @@ fn fail(args: &Publish, failure: &Failure) -> ExitCode {
         say(&format!("{answer}\n"));
     } else {
         findings.into_iter().for_each(report);
-        complain(&format!("error: not sent: {reason}\n"));
+        complain(&format!("error: not sent: {}\n", one_line(&reason)));
     }
     ExitCode::from(exit)
 }
@@ -180,10 +178,10 @@ async fn send(
     group: &GroupName,
     message: Message,
 ) -> anyhow::Result<Result<Sent, String>> {
-    let one_host = layer.hosts().len() <= 1;
+    let (one_host, patience) = (layer.hosts().len() <= 1, Guest::patience(&layer));
     let mut guest = Guest::arrive(layer)?;
     // Inboxes of the members may be on any host.
-    let up = guest.is_up_within(UP_MAX).await;
+    let up = guest.is_up_within(patience).await;
     let sent = match (up, guest.layer.health().error) {
         (false, Some(reason)) if one_host => Err(reason),
         _ => through(&mut guest, group, message).await,
@@ -201,12 +199,11 @@ async fn through(guest: &mut Guest, group: &GroupName, message: Message) -> Resu
             Err(format!("{} over capacity", all_inboxes(posted.inboxes)))
         }
         Ok(Some(News::Sent(sent))) => Ok(sent),
-        Ok(Some(News::Refused(refusal))) => {
-            let health = guest.layer.health();
-            let reason = guest.layer.last_refusal().or(health.error);
-            Err(reason.map_or_else(|| refusal.to_string(), |reason| format!("{refusal}: {reason}")))
+        Ok(Some(News::Refused(refusal))) => Err(guest.reason(&refusal.to_string())),
+        // Nothing is delivered to who is in no group.
+        Ok(Some(News::Delivered(_)) | None) | Err(_) => {
+            Err("Redis does not answer; the event may have got through".to_owned())
         }
-        Ok(None) | Err(_) => Err("Redis does not answer; the event may have got through".to_owned()),
     }
 }
 
@@ -223,26 +220,22 @@ fn to_text(group: &GroupName, sent: Sent) -> String {
     match sent {
         Sent::Subscribers(0) | Sent::Inboxes(Posted { inboxes: 0, .. }) => nobody,
         Sent::Subscribers(number) => {
-            format!("sent to {group}: {}", counted(number, "subscriber", "subscribers"))
+            format!("sent to {group}: {}", plural(number, "subscriber", "subscribers"))
         }
         Sent::Inboxes(posted) => {
             let mut text = format!(
                 "sent to {group}: {} in {}",
-                counted(posted.members - posted.members_full, "member", "members"),
-                counted(posted.inboxes - posted.inboxes_full, "inbox", "inboxes"),
+                plural(posted.members - posted.members_full, "member", "members"),
+                plural(posted.inboxes - posted.inboxes_full, "inbox", "inboxes"),
             );
             if posted.inboxes_full != 0 {
-                let members = counted(posted.members_full, "member", "members");
-                let inboxes = counted(posted.inboxes_full, "inbox", "inboxes");
+                let members = plural(posted.members_full, "member", "members");
+                let inboxes = plural(posted.inboxes_full, "inbox", "inboxes");
                 write!(text, "; not to {members} in {inboxes} over capacity").ok();
             }
             text
         }
     }
-}
-
-fn counted(number: u64, one: &str, many: &str) -> String {
-    format!("{number} {}", if number == 1 { one } else { many })
 }
 
 fn to_json(backend: &str, group: &GroupName, sent: Sent) -> Json {

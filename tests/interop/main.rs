@@ -22,6 +22,7 @@ mod core;
 mod direct;
 mod django;
 mod example;
+mod doctor;
 mod fronts;
 mod haproxy;
 mod hosts;

@@ -24,6 +24,7 @@ const LADDER: &[&[&str]] = &[
 const PURE: &[&str] = &[
     "channel_layer/message.rs",
     "channel_layer/name.rs",
+    "channel_layer/redis/checkup/facts.rs",
     "channel_layer/redis/core/capacity.rs",
     "channel_layer/redis/core/envelope.rs",
     "channel_layer/redis/core/names.rs",
@@ -34,6 +35,8 @@ const PURE: &[&str] = &[
     "channel_layer/redis/shard.rs",
     "channel_layer/redis/url.rs",
     "channel_layer/redis/wire",
+    "cli/doctor/checks.rs",
+    "cli/doctor/finding.rs",
     "config",
     "handler",
     "listener/address.rs",

@@ -27,6 +27,7 @@ fn help_tells_all_there_is() {
         &["print", "--help"],
         &["init", "--help"],
         &["publish", "--help"],
+        &["doctor", "--help"],
     ] {
         let output = run(folder.path(), args);
         assert_eq!(output.status.code(), Some(0));

@@ -21,6 +21,7 @@ mod admission;
 mod channel_layer;
 mod cli;
 mod descriptors;
+mod doctor;
 mod files;
 mod http2;
 mod metrics;

@@ -1,5 +1,6 @@
 //! The layers of `channels_redis`: their names, their bytes, their connections.
 
+pub(super) mod checkup;
 mod connect;
 pub(super) mod core;
 mod encryption;
@@ -19,6 +20,10 @@ mod way;
 mod wire;
 
 use std::time::Duration;
+
+use crate::channel_layer::name::GroupName;
+use crate::channel_layer::redis::keys::Keys;
+use crate::channel_layer::redis::shard::host_index;
 
 pub use self::core::capacity::{Capacities, ChannelPattern};
 pub use self::encryption::Secret;
@@ -44,6 +49,14 @@ pub struct PubSubConfig {
     pub publish_age_max: Duration,
     /// The longest payload that is sent or read.
     pub message_bytes_max: usize,
+}
+
+impl PubSubConfig {
+    /// Which of the hosts a group is on.
+    pub(super) fn host_of(&self, group: &GroupName) -> usize {
+        let channel = Keys::new(&self.prefix, 0).group_channel(group.as_str());
+        host_index(channel.as_bytes(), self.hosts.len())
+    }
 }
 
 impl Default for PubSubConfig {
@@ -88,6 +101,13 @@ pub struct CoreConfig {
     pub publish_age_max: Duration,
     /// The longest message that is sent or read.
     pub message_bytes_max: usize,
+}
+
+impl CoreConfig {
+    /// Which of the hosts a group is on.
+    pub(super) fn host_of(&self, group: &GroupName) -> usize {
+        host_index(group.as_str().as_bytes(), self.hosts.len())
+    }
 }
 
 impl Default for CoreConfig {

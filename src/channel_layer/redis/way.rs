@@ -62,12 +62,25 @@ impl Target<'_> {
         self.connector.timeout()
     }
 
+    /// Where it is.
+    pub(super) fn address(&self) -> &RedisAddress {
+        &self.address
+    }
+
+    /// Opens a connection as [`Connector::open`] does, whatever the server says of itself.
+    pub(super) async fn open_any(
+        &self,
+        on_push: impl Fn(&PushInfo) + Send + Sync + 'static,
+    ) -> Result<Connection, String> {
+        self.connector.open(&self.address, on_push).await
+    }
+
     /// Opens a connection as [`Connector::open`] does, to a server that can carry messages.
     pub(super) async fn open(
         &self,
         on_push: impl Fn(&PushInfo) + Send + Sync + 'static,
     ) -> Result<Connection, String> {
-        let connection = self.connector.open(&self.address, on_push).await?;
+        let connection = self.open_any(on_push).await?;
         if connection.greeting.is_sentinel {
             let name = "`{ sentinels = [[\"host\", 26379]], master_name = \"name\" }`";
             return Err(format!("{} is a Sentinel, which is written as {name}", self.address));

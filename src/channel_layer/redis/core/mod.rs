@@ -11,7 +11,7 @@ pub(super) mod capacity;
 mod clock;
 mod connection;
 mod envelope;
-mod names;
+pub(super) mod names;
 mod post;
 
 use std::collections::HashMap;

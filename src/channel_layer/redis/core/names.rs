@@ -14,27 +14,27 @@ const SOCKET: &str = "socket.";
 
 /// The keys under a prefix.
 #[derive(Clone, Debug)]
-pub(super) struct CoreKeys {
+pub(in crate::channel_layer::redis) struct CoreKeys {
     prefix: String,
 }
 
 impl CoreKeys {
-    pub(super) fn new(prefix: &str) -> Self {
+    pub(in crate::channel_layer::redis) fn new(prefix: &str) -> Self {
         Self { prefix: prefix.to_owned() }
     }
 
     /// The set of the members of a group.
-    pub(super) fn group(&self, group: &str) -> String {
+    pub(in crate::channel_layer::redis) fn group(&self, group: &str) -> String {
         format!("{}:group:{group}", self.prefix)
     }
 
     /// The inbox of a channel: that of its process, or its own when it has no process.
-    pub(super) fn inbox(&self, channel: &str) -> String {
+    pub(in crate::channel_layer::redis) fn inbox(&self, channel: &str) -> String {
         format!("{}{}", self.prefix, non_local(channel))
     }
 
     /// Where a node shows that it lives. No name of a channel holds a colon, so nothing else is called so.
-    pub(super) fn lease(&self, node: &str) -> String {
+    pub(in crate::channel_layer::redis) fn lease(&self, node: &str) -> String {
         format!("{}:node:{node}", self.prefix)
     }
 }
@@ -42,7 +42,7 @@ impl CoreKeys {
 /// A channel's name up to its `!`, and all of it when there is none.
 ///
 /// Rule: `channels_redis` finds the inbox of a channel and its host by this part.
-pub(super) fn non_local(channel: &str) -> &str {
+pub(in crate::channel_layer::redis) fn non_local(channel: &str) -> &str {
     match channel.split_once('!') {
         Some((process, _)) => channel.get(..=process.len()).unwrap_or(channel),
         None => channel,
@@ -50,7 +50,7 @@ pub(super) fn non_local(channel: &str) -> &str {
 }
 
 /// The node in the name of a group's member that belongs to one: the node itself, or a socket of it.
-pub(super) fn node_of(channel: &str) -> Option<&str> {
+pub(in crate::channel_layer::redis) fn node_of(channel: &str) -> Option<&str> {
     let (node, local) = channel.strip_prefix("specific.")?.split_once('!')?;
     local.starts_with(MARK).then_some(node)
 }
@@ -60,16 +60,20 @@ pub(super) fn node_of(channel: &str) -> Option<&str> {
 /// Each host knows it by another name, chosen so that the inbox of that name is on that host, where the groups
 /// are that the name is a member of. So one host that is lost takes only its own groups with it.
 #[derive(Clone, Debug)]
-pub(super) struct Node {
+pub(in crate::channel_layer::redis) struct Node {
     /// 32 hexadecimal digits.
-    pub(super) id: String,
+    pub(in crate::channel_layer::redis) id: String,
     host: usize,
     hosts: usize,
 }
 
 impl Node {
     /// A new name for a host; `random` gives 128 random bits each time.
-    pub(super) fn new(host: usize, hosts: usize, mut random: impl FnMut() -> u128) -> Self {
+    pub(in crate::channel_layer::redis) fn new(
+        host: usize,
+        hosts: usize,
+        mut random: impl FnMut() -> u128,
+    ) -> Self {
         // One in `hosts` fits, so all of these fail at once less often than names collide.
         const TRIES: usize = 100;
         let fits = |id: &String| host_index(format!("specific.{id}!").as_bytes(), hosts) == host;
@@ -79,7 +83,7 @@ impl Node {
     }
 
     /// The channel that its inbox belongs to, without a local part.
-    pub(super) fn channel(&self) -> String {
+    pub(in crate::channel_layer::redis) fn channel(&self) -> String {
         format!("specific.{}!", self.id)
     }
 
@@ -87,7 +91,7 @@ impl Node {
     ///
     /// Rule: `channels_redis` sends to a single channel by the hash of its whole name, and so to another host
     /// than the one where the channel is read. This name is chosen so that both are the same.
-    pub(super) fn member(&self, group: &str) -> String {
+    pub(in crate::channel_layer::redis) fn member(&self, group: &str) -> String {
         let name = |salt: u8| {
             let digest = Sha256::new().chain_update([salt]).chain_update(group).finalize();
             let mut name = format!("{}{MARK}", self.channel());
@@ -101,13 +105,13 @@ impl Node {
     }
 
     /// What the name of a socket's channel begins with.
-    pub(super) fn socket_prefix(&self) -> String {
+    pub(in crate::channel_layer::redis) fn socket_prefix(&self) -> String {
         format!("{}{MARK}{SOCKET}", self.channel())
     }
 
     /// The name of a socket's channel, whose rest `local` gives, another one for each number. It is chosen as that of
     /// a member is, so that Python writes where this node reads.
-    pub(super) fn socket(&self, local: impl Fn(u8) -> String) -> String {
+    pub(in crate::channel_layer::redis) fn socket(&self, local: impl Fn(u8) -> String) -> String {
         let prefix = self.socket_prefix();
         let name = |salt| format!("{prefix}{}", local(salt));
         let fits = |name: &String| host_index(name.as_bytes(), self.hosts) == self.host;
