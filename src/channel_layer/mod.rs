@@ -31,9 +31,9 @@ pub use self::redis::checkup::{
     Unreached, Why, examine,
 };
 pub use self::redis::{
-    Capacities, ChannelPattern, CoreConfig, DecodeError, EncodeError, InvalidRedisUrl, Login, PubSubConfig,
-    RedisAddress, RedisHost, RedisServer, RedisTls, RedisUrl, Secret, Sentinel, Serializer, SerializerFormat,
-    UnknownFormat,
+    Capacities, ChannelPattern, Cluster, CoreConfig, DecodeError, EncodeError, InvalidRedisUrl, Login,
+    PubSubConfig, RedisAddress, RedisHost, RedisServer, RedisTls, RedisUrl, Secret, Sentinel, Serializer,
+    SerializerFormat, UnknownFormat,
 };
 
 /// The number of a worker: its place in the list of inboxes.

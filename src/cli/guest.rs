@@ -49,10 +49,8 @@ impl Guest {
     /// How long the hosts of a layer may take to connect: a little more than the layer gives to one attempt, so
     /// that it can say why it failed.
     pub(super) fn patience(config: &LayerConfig) -> Duration {
-        let timeouts = config.hosts().iter().map(|host| match host {
-            RedisHost::Server(server) => server.connect_timeout,
-            RedisHost::Sentinel(sentinel) => sentinel.master.connect_timeout,
-        });
+        let servers = config.hosts().iter().filter_map(RedisHost::server);
+        let timeouts = servers.map(|server| server.connect_timeout);
         timeouts.max().unwrap_or_default().min(CONNECT_MAX) + CONNECT_SPARE
     }
 

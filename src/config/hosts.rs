@@ -32,6 +32,8 @@ pub(super) struct HostTable {
     pub(super) sentinels: Option<At<Vec<At<HostAndPort>>>>,
     pub(super) master_name: Option<At<String>>,
     pub(super) sentinel_kwargs: Option<Keywords>,
+    pub(super) cluster: Option<At<Vec<At<SecretText>>>>,
+    pub(super) sharded: Option<At<bool>>,
     pub(super) keywords: Keywords,
     /// The keys that are there, whether or not their values are right.
     pub(super) keys: Vec<At<String>>,
@@ -70,7 +72,8 @@ pub(super) const CERT_REQS: Words<CertReqs> = Words {
 };
 
 /// What says where a host is.
-pub(super) const FORMS: &[&str] = &["address", "host", "port", "sentinels", "master_name", "sentinel_kwargs"];
+pub(super) const FORMS: &[&str] =
+    &["address", "host", "port", "sentinels", "master_name", "sentinel_kwargs", "cluster", "sharded"];
 
 /// Keywords that only tune Python's client.
 pub(super) const WITHOUT_EFFECT: &[&str] = &[
@@ -195,6 +198,8 @@ fn host_table(table: &Table<'_>) -> HostTable {
         sentinels: table.list("sentinels", |value| pair(table, "sentinels", value, 26_379)),
         master_name: table.text("master_name"),
         sentinel_kwargs: table.table("sentinel_kwargs", &SENTINEL_KWARGS).map(|table| keywords(&table)),
+        cluster: table.list("cluster", |value| table.secret("cluster", value)),
+        sharded: table.flag("sharded"),
         keywords: keywords(table),
         keys: table.keys(),
     }

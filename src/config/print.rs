@@ -6,7 +6,7 @@ use std::fmt::Write as _;
 use http::{HeaderMap, header};
 
 use crate::channel_layer::{
-    ChannelPattern, RedisAddress, RedisHost, RedisServer, Secret, Sentinel, SerializerFormat,
+    ChannelPattern, Cluster, RedisAddress, RedisHost, RedisServer, Secret, Sentinel, SerializerFormat,
 };
 use crate::config::file::{
     CLIENT_AUTH, COMPRESSIONS, ClientAuthWord, FORMATS, LOG_FORMATS, LOG_LEVELS, NO_ORIGIN, OVER_RATE,
@@ -303,6 +303,7 @@ fn redis_host(host: &RedisHost) -> String {
     match host {
         RedisHost::Server(server) => redis_server(server),
         RedisHost::Sentinel(sentinel) => redis_sentinel(sentinel),
+        RedisHost::Cluster(cluster) => redis_cluster(cluster),
     }
 }
 
@@ -332,6 +333,12 @@ fn redis_sentinel(sentinel: &Sentinel) -> String {
         entries.push(("sentinel_kwargs", table(&own)));
     }
     entries.extend(all_keywords(&sentinel.master));
+    table(&entries)
+}
+
+fn redis_cluster(cluster: &Cluster) -> String {
+    let mut entries = vec![("cluster", list(&cluster.nodes)), ("sharded", cluster.sharded.to_string())];
+    entries.extend(cluster.nodes.first().map(keywords).unwrap_or_default());
     table(&entries)
 }
 

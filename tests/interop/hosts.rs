@@ -1,14 +1,14 @@
-//! Redis reached by Django and by us in the same words: TLS, UNIX sockets, Sentinel.
+//! Redis reached by Django and by us in the same words: TLS, UNIX sockets, Sentinel; and a cluster.
 
 use std::time::Duration;
 
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
-use crate::channels_redis::{ROUTES, chat, heard, member, quiet};
+use crate::channels_redis::{ROUTES, chat, heard, member, quiet, works_within};
 use crate::django::Django;
 use crate::support::client::{Client, Frame};
-use crate::support::redis::{RedisServer, TlsRedis};
+use crate::support::redis::{RedisCluster, RedisServer, TlsRedis};
 use crate::support::server::TestServer;
 use crate::support::wait_until;
 
@@ -102,6 +102,30 @@ async fn django_and_the_sockets_hear_each_other_with_user_and_database() {
         "encoding": "utf-8",
     }));
     talk_on(&json!(format!("redis://app:p%40ss%2Fword@127.0.0.1:{}/3", redis.port())));
+}
+
+#[tokio::test]
+async fn django_and_the_sockets_hear_each_other_on_different_nodes_of_a_cluster() {
+    let mut cluster = RedisCluster::start().await;
+    let node = |number: usize| format!("redis://127.0.0.1:{}", cluster.masters[number].port());
+    let server = TestServer::start(&format!(
+        "[layer]\nbackend = \"channels_redis.pubsub\"\nhosts = [{{ cluster = [\"{}\"] }}]\n{ROUTES}",
+        node(0)
+    ));
+    // It knows no cluster, and needs to know none to publish and to subscribe.
+    let mut django = Django::start("pubsub", &json!({ "hosts": [node(2)] }));
+    let mut client = member(&server, "/chat/lobby/");
+    django.join("chat_lobby");
+    talk(&mut django, &mut client);
+    cluster.masters[0].kill();
+    works_within(&mut client, Duration::from_secs(10));
+    quiet(&mut client);
+    django.group_send("chat_lobby", &chat("still there"));
+    assert_eq!(heard(&mut client), "still there");
+    client.send_text(r#"{"message":"here, too"}"#);
+    while django.received()["message"] != "here, too" {}
+    drop(client);
+    server.stop();
 }
 
 #[tokio::test]

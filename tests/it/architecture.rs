@@ -33,6 +33,7 @@ const PURE: &[&str] = &[
     "channel_layer/redis/keys.rs",
     "channel_layer/redis/server.rs",
     "channel_layer/redis/shard.rs",
+    "channel_layer/redis/slots.rs",
     "channel_layer/redis/url.rs",
     "channel_layer/redis/wire",
     "cli/doctor/checks.rs",

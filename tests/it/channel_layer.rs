@@ -1,6 +1,7 @@
 //! What every backend of the channel layer promises, and what the ones on Redis promise when it fails.
 
 mod bad_data;
+mod cluster;
 mod direct;
 mod faults;
 mod hosts;
@@ -28,7 +29,7 @@ use crate::channel_layer::direct::{
     what_is_sent_to_the_channel_of_a_socket_reaches_that_one_in_order,
 };
 use crate::support::eventually;
-use crate::support::redis::RedisServer;
+use crate::support::redis::{RedisCluster, RedisServer};
 
 const WORKERS: usize = 3;
 const SENDER: Ticket = Ticket { worker: WorkerId(0), socket: 7 };
@@ -218,6 +219,7 @@ impl Kind {
 enum Backend {
     Memory,
     Redis(Kind, RedisServer),
+    Sharded(RedisCluster),
 }
 
 impl Backend {
@@ -225,6 +227,7 @@ impl Backend {
         match self {
             Self::Memory => Node::start(LayerConfig::Memory).await,
             Self::Redis(kind, server) => Node::start(kind.on(server)).await,
+            Self::Sharded(nodes) => Node::start(cluster::named(&[nodes.replica.port()], true)).await,
         }
     }
 }
@@ -251,6 +254,14 @@ macro_rules! contract {
             async fn $claim() {
                 let server = super::RedisServer::start().await;
                 super::$claim(&super::Backend::Redis(super::Kind::Core, server)).await;
+            })*
+        }
+
+        mod on_sharded_pubsub {
+            $(#[tokio::test]
+            async fn $claim() {
+                let cluster = super::RedisCluster::start().await;
+                super::$claim(&super::Backend::Sharded(cluster)).await;
             })*
         }
     };

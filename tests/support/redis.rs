@@ -138,7 +138,8 @@ impl RedisServer {
         let port = self.port;
         let mut command = Command::new("redis-server");
         if !self.options.contains(&"--sentinel".to_owned()) {
-            command.args(["--save", "", "--appendonly", "no"]);
+            // A replica has what there is at once.
+            command.args(["--save", "", "--appendonly", "no", "--repl-diskless-sync-delay", "0"]);
         }
         let process = command
             .args(&self.options)
@@ -209,6 +210,74 @@ impl TlsRedis {
     /// Its address as a URL.
     pub fn url(&self) -> String {
         format!("rediss://127.0.0.1:{}/0", self.port)
+    }
+}
+
+/// A Redis Cluster of three masters with a third of the slots each, and a replica of the first.
+#[derive(Debug)]
+pub struct RedisCluster {
+    pub masters: Vec<RedisServer>,
+    pub replica: RedisServer,
+}
+
+impl RedisCluster {
+    /// Starts the nodes and waits until all of them see all slots. A node is away after a second.
+    pub async fn start() -> Self {
+        let (mut nodes, mut buses) = (Vec::new(), Vec::new());
+        for _ in 0..4 {
+            let bus = free_port();
+            nodes.push(
+                RedisServer::start_as(|server| {
+                    let words =
+                        ["--cluster-enabled", "yes", "--cluster-node-timeout", "1000", "--cluster-port"];
+                    server.options = words.map(ToOwned::to_owned).to_vec();
+                    server.options.push(bus.to_string());
+                    server.folder = tempfile::tempdir().unwrap();
+                })
+                .await,
+            );
+            buses.push(bus);
+        }
+        for (number, node) in nodes.iter().enumerate() {
+            // Before any of them has met another.
+            let () = node.ask(&format!("CLUSTER SET-CONFIG-EPOCH {}", number + 1));
+        }
+        for node in &nodes {
+            for (other, bus) in nodes.iter().zip(&buses) {
+                let () = node.ask(&format!("CLUSTER MEET 127.0.0.1 {} {bus}", other.port));
+            }
+        }
+        let replica = nodes.pop().unwrap();
+        let thirds = [(0, 5460), (5461, 10_922), (10_923, 16_383)];
+        for (node, (first, last)) in nodes.iter().zip(thirds) {
+            let () = node.ask(&format!("CLUSTER ADDSLOTSRANGE {first} {last}"));
+        }
+        let cluster = Self { masters: nodes, replica };
+        let all = || cluster.masters.iter().chain([&cluster.replica]);
+        eventually("the nodes have met", || {
+            all().all(|node| node.ask::<String>("CLUSTER INFO").contains("cluster_known_nodes:4"))
+        })
+        .await;
+        let first: String = cluster.masters[0].ask("CLUSTER MYID");
+        let () = cluster.replica.ask(&format!("CLUSTER REPLICATE {first}"));
+        cluster.is_whole().await;
+        eventually("the replica follows", || {
+            cluster.replica.ask::<String>("INFO replication").contains("master_link_status:up")
+                && cluster.masters.iter().all(|node| {
+                    node.ask::<String>("CLUSTER NODES").lines().any(|node| node.contains(" slave "))
+                })
+        })
+        .await;
+        cluster
+    }
+
+    /// Waits until all nodes that run see all slots.
+    pub async fn is_whole(&self) {
+        eventually("the cluster is whole", || {
+            let mut nodes = self.masters.iter().chain([&self.replica]).filter(|node| node.process.is_some());
+            nodes.all(|node| node.ask::<String>("CLUSTER INFO").contains("cluster_state:ok"))
+        })
+        .await;
     }
 }
 

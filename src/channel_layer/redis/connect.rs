@@ -1,7 +1,10 @@
 //! Opening a connection to a server.
 
 use std::convert::Infallible;
+use std::future::poll_fn;
+use std::pin::Pin;
 use std::sync::{Arc, Mutex};
+use std::task::Poll;
 
 use redis::aio::MultiplexedConnection;
 use redis::{
@@ -12,7 +15,7 @@ use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpStream, UnixStream};
 use tokio::task::JoinSet;
-use tokio::time::Duration;
+use tokio::time::{self, Duration};
 use tokio_rustls::TlsConnector;
 
 use crate::channel_layer::redis::host::lock;
@@ -39,6 +42,15 @@ impl Connector {
     /// How long [`Connector::open`] may take, which does not look at it.
     pub(super) fn timeout(&self) -> Duration {
         self.server.connect_timeout
+    }
+
+    /// Does something with a server that others could do as well: that takes half as long at most.
+    pub(super) async fn limited<T>(
+        &self,
+        asked: impl Future<Output = Result<T, String>>,
+    ) -> Result<T, String> {
+        let limit = self.timeout() / 2;
+        time::timeout(limit, asked).await.unwrap_or_else(|_| Err("it does not answer".to_owned()))
     }
 
     /// Connects and logs in, in the protocol RESP3. `on_push` is called for every push in the order of
@@ -185,9 +197,38 @@ impl From<Value> for Greeting {
 pub(super) fn text(value: &Value) -> Option<&str> {
     match value {
         Value::BulkString(bytes) => std::str::from_utf8(bytes).ok(),
-        Value::SimpleString(text) => Some(text),
+        Value::SimpleString(text) | Value::VerbatimString { text, .. } => Some(text),
         _ => None,
     }
+}
+
+/// Waits for the first of them, which go on side by side.
+pub(super) async fn first<F: Future + Unpin>(mut futures: Vec<F>) -> F::Output {
+    poll_fn(|context| {
+        let ready = futures.iter_mut().find_map(|future| match Pin::new(future).poll(context) {
+            Poll::Ready(output) => Some(output),
+            Poll::Pending => None,
+        });
+        ready.map_or(Poll::Pending, Poll::Ready)
+    })
+    .await
+}
+
+/// Waits for all of them, which go on side by side.
+pub(super) async fn together<F: Future>(futures: impl IntoIterator<Item = F>) -> Vec<F::Output> {
+    let mut running: Vec<_> = futures.into_iter().map(|future| (Box::pin(future), None)).collect();
+    poll_fn(|context| {
+        for (future, output) in &mut running {
+            if output.is_none()
+                && let Poll::Ready(ready) = future.as_mut().poll(context)
+            {
+                *output = Some(ready);
+            }
+        }
+        if running.iter().all(|(_, output)| output.is_some()) { Poll::Ready(()) } else { Poll::Pending }
+    })
+    .await;
+    running.into_iter().filter_map(|(_, output)| output).collect()
 }
 
 #[cfg(test)]

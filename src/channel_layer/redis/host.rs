@@ -217,11 +217,11 @@ impl Host {
         any
     }
 
-    /// Takes the confirmation of a change from the connection of an epoch.
-    pub(super) fn confirm(&self, epoch: u64, group: &str, confirmed: Confirmed) {
+    /// Takes the confirmation of a change from the connection of an epoch; says whether it was waited for.
+    pub(super) fn confirm(&self, epoch: u64, group: &str, confirmed: Confirmed) -> bool {
         let mut members = lock(&self.members);
         let refused_before = members.refused();
-        let Some(work) = members.confirm(epoch, group, confirmed) else { return };
+        let Some(work) = members.confirm(epoch, group, confirmed) else { return false };
         let refused = members.refused();
         drop(members);
         if refused != refused_before {
@@ -237,6 +237,7 @@ impl Host {
         if work {
             self.work.notify_one();
         }
+        true
     }
 
     /// Takes the refusal of a change.

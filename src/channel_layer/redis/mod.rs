@@ -1,6 +1,7 @@
 //! The layers of `channels_redis`: their names, their bytes, their connections.
 
 pub(super) mod checkup;
+mod cluster;
 mod connect;
 pub(super) mod core;
 mod encryption;
@@ -12,6 +13,7 @@ pub(super) mod pubsub;
 mod sentinel;
 mod server;
 mod shard;
+mod slots;
 mod supervisor;
 mod url;
 #[cfg(test)]
@@ -27,7 +29,7 @@ use crate::channel_layer::redis::shard::host_index;
 
 pub use self::core::capacity::{Capacities, ChannelPattern};
 pub use self::encryption::Secret;
-pub use self::server::{Login, RedisAddress, RedisHost, RedisServer, RedisTls, Sentinel};
+pub use self::server::{Cluster, Login, RedisAddress, RedisHost, RedisServer, RedisTls, Sentinel};
 pub use self::url::{InvalidRedisUrl, RedisUrl};
 pub use self::wire::{DecodeError, EncodeError, Serializer, SerializerFormat, UnknownFormat};
 

@@ -10,8 +10,6 @@ use tracing::warn;
 use crate::channel_layer::redis::connect::{Connection, Connector, text};
 use crate::channel_layer::redis::{RedisAddress, Sentinel};
 
-/// One Sentinel may take this long, connecting included: the next may know more.
-const ASK_MAX: Duration = Duration::from_secs(1);
 /// The pause between two looks whether the master is still the same.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
@@ -47,7 +45,7 @@ impl Sentinels {
                 let mut connection = sentinel.open(sentinel.address(), |_| {}).await?;
                 self.ask(&mut connection).await
             };
-            match limited(asked).await {
+            match sentinel.limited(asked).await {
                 Ok(address) => {
                     self.first.store(index, Ordering::Relaxed);
                     return Ok(address);
@@ -85,12 +83,12 @@ impl Sentinels {
     /// Ends when the master is not at this address any more. While no Sentinel answers it stays where it is.
     pub(super) async fn leaves(&self, address: &RedisAddress) {
         let mut silent = false;
-        let mut open: Option<Connection> = None;
+        let mut open: Option<(&Connector, Connection)> = None;
         loop {
             time::sleep(LOOK_EVERY).await;
             // Mostly the Sentinel of the last time, on the connection of the last time.
             let known = match &mut open {
-                Some(connection) => limited(self.ask(connection)).await,
+                Some((sentinel, connection)) => sentinel.limited(self.ask(connection)).await,
                 None => Err(String::new()),
             };
             let found = if known.is_ok() {
@@ -116,12 +114,9 @@ impl Sentinels {
         }
     }
 
-    async fn reopen(&self) -> Option<Connection> {
+    async fn reopen(&self) -> Option<(&Connector, Connection)> {
         let sentinel = self.all.get(self.first.load(Ordering::Relaxed))?;
-        limited(sentinel.open(sentinel.address(), |_| {})).await.ok()
+        let connection = sentinel.limited(sentinel.open(sentinel.address(), |_| {})).await.ok()?;
+        Some((sentinel, connection))
     }
-}
-
-async fn limited<T>(asked: impl Future<Output = Result<T, String>>) -> Result<T, String> {
-    time::timeout(ASK_MAX, asked).await.unwrap_or_else(|_| Err("it does not answer".to_owned()))
 }

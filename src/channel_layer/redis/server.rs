@@ -14,6 +14,8 @@ pub enum RedisHost {
     Server(RedisServer),
     /// Whichever server is the master just now.
     Sentinel(Sentinel),
+    /// A Redis Cluster, for pub/sub alone.
+    Cluster(Cluster),
 }
 
 impl RedisHost {
@@ -22,12 +24,26 @@ impl RedisHost {
         match self {
             Self::Server(server) => server.address.to_string(),
             Self::Sentinel(sentinel) => {
-                let servers: Vec<_> =
-                    sentinel.sentinels.iter().map(|server| server.address.to_string()).collect();
-                format!("{} of {}", sentinel.master_name, servers.join(", "))
+                format!("{} of {}", sentinel.master_name, addresses(&sentinel.sentinels))
             }
+            Self::Cluster(cluster) => format!("the cluster of {}", addresses(&cluster.nodes)),
         }
     }
+
+    /// How to connect and log in, but for the address of a master or of other nodes. `None` for a cluster without
+    /// any node.
+    pub fn server(&self) -> Option<&RedisServer> {
+        match self {
+            Self::Server(server) => Some(server),
+            Self::Sentinel(sentinel) => Some(&sentinel.master),
+            Self::Cluster(cluster) => cluster.nodes.first(),
+        }
+    }
+}
+
+fn addresses(servers: &[RedisServer]) -> String {
+    let addresses: Vec<_> = servers.iter().map(|server| server.address.to_string()).collect();
+    addresses.join(", ")
 }
 
 impl Default for RedisHost {
@@ -61,7 +77,7 @@ impl fmt::Display for RedisHost {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Server(server) => server.fmt(f),
-            Self::Sentinel(_) => f.write_str(&self.address()),
+            Self::Sentinel(_) | Self::Cluster(_) => f.write_str(&self.address()),
         }
     }
 }
@@ -199,7 +215,11 @@ pub struct Sentinel {
     pub master: RedisServer,
 }
 
-impl Sentinel {
-    /// The port of Sentinels when none is said.
-    pub const PORT: u16 = 26_379;
+/// A Redis Cluster.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Cluster {
+    /// Some of its nodes, at least one, which differ in nothing but their addresses. They know the others.
+    pub nodes: Vec<RedisServer>,
+    /// Whether a group is on the node that has its slot alone. Python's layer cannot hear it there.
+    pub sharded: bool,
 }

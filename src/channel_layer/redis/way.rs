@@ -5,8 +5,10 @@ use std::future;
 use redis::PushInfo;
 use tokio::time::Duration;
 
+use crate::channel_layer::redis::cluster::{Nodes, View};
 use crate::channel_layer::redis::connect::{Connection, Connector};
 use crate::channel_layer::redis::sentinel::Sentinels;
+use crate::channel_layer::redis::slots::{Slots, slot};
 use crate::channel_layer::redis::{RedisAddress, RedisHost};
 
 /// How a host is found.
@@ -15,6 +17,8 @@ pub(super) enum Way {
     Server(Connector),
     /// It is the master that Sentinels name.
     Sentinel { sentinels: Sentinels, master: Connector },
+    /// It is a cluster.
+    Cluster(Nodes),
 }
 
 impl Way {
@@ -25,27 +29,42 @@ impl Way {
                 sentinels: Sentinels::new(sentinel),
                 master: Connector::new(sentinel.master.clone()),
             },
+            RedisHost::Cluster(cluster) => Self::Cluster(Nodes::new(cluster)),
         }
     }
 
     /// Finds the server to connect to now.
     pub(super) async fn find(&self) -> Result<Target<'_>, String> {
-        match self {
-            Self::Server(connector) => Ok(Target { connector, address: connector.address().clone() }),
-            Self::Sentinel { sentinels, master } => {
-                Ok(Target { connector: master, address: sentinels.find().await? })
+        Ok(match self {
+            Self::Server(connector) => {
+                Target { connector, address: connector.address().clone(), cluster: None }
             }
-        }
+            Self::Sentinel { sentinels, master } => {
+                Target { connector: master, address: sentinels.find().await?, cluster: None }
+            }
+            Self::Cluster(nodes) => {
+                let view = nodes.find().await?;
+                Target {
+                    connector: nodes.connector(),
+                    address: view.node.clone(),
+                    cluster: Some((nodes, view)),
+                }
+            }
+        })
     }
 
     /// Ends, with the reason, when another server than the target is the one to connect to.
     pub(super) async fn leaves(&self, target: &Target<'_>) -> &'static str {
-        match self {
-            Self::Server(_) => future::pending().await,
-            Self::Sentinel { sentinels, .. } => {
+        match (self, &target.cluster) {
+            (Self::Sentinel { sentinels, .. }, _) => {
                 sentinels.leaves(&target.address).await;
                 "the Sentinels name another master"
             }
+            (Self::Cluster(nodes), Some((_, view))) => {
+                nodes.leaves(view).await;
+                if nodes.sharded { "the cluster has changed" } else { "its part of the cluster is cut off" }
+            }
+            (Self::Server(_) | Self::Cluster(_), _) => future::pending().await,
         }
     }
 }
@@ -54,12 +73,18 @@ impl Way {
 pub(super) struct Target<'a> {
     connector: &'a Connector,
     address: RedisAddress,
+    /// The cluster that it is a node of.
+    cluster: Option<(&'a Nodes, View)>,
 }
 
 impl Target<'_> {
     /// How long connecting may take.
     pub(super) fn timeout(&self) -> Duration {
-        self.connector.timeout()
+        match &self.cluster {
+            // Each of its masters may take that long.
+            Some((nodes, _)) if nodes.sharded => self.connector.timeout() * 3 / 2,
+            _ => self.connector.timeout(),
+        }
     }
 
     /// Where it is.
@@ -86,11 +111,46 @@ impl Target<'_> {
             return Err(format!("{} is a Sentinel, which is written as {name}", self.address));
         }
         if connection.greeting.is_lone_replica() {
+            let address = &self.address;
             return Err(format!(
-                "{} is a read only replica, what is sent to it is heard nowhere else",
-                self.address
+                "{address} is a read only replica, what is sent to it is heard nowhere else"
             ));
         }
         Ok(connection)
+    }
+
+    /// Opens the connections of a host for pub/sub, to every master of a cluster that is sharded.
+    pub(super) async fn open_links<F: Fn(&PushInfo) + Send + Sync + 'static>(
+        &self,
+        on_push: impl Fn() -> F,
+    ) -> Result<Links, String> {
+        if let Some((nodes, view)) = &self.cluster
+            && nodes.sharded
+        {
+            let open = nodes.open_all(view, on_push).await?;
+            return Ok(Links { open, slots: Some(view.slots.clone()) });
+        }
+        Ok(Links { open: vec![(self.address.clone(), self.open(on_push()).await?)], slots: None })
+    }
+}
+
+/// The connections of a host for pub/sub, at least one.
+pub(super) struct Links {
+    pub(super) open: Vec<(RedisAddress, Connection)>,
+    /// Which of them has a channel, when that is not the same for all.
+    slots: Option<Slots>,
+}
+
+impl Links {
+    /// Whether each channel is on one node alone.
+    pub(super) fn are_sharded(&self) -> bool {
+        self.slots.is_some()
+    }
+
+    /// The connection for a channel; `None` when the master of its slot is away.
+    pub(super) fn of(&self, channel: &str) -> Option<usize> {
+        let Some(slots) = &self.slots else { return Some(0) };
+        let master = slots.master(slot(channel.as_bytes()))?;
+        self.open.iter().position(|(address, _)| address == master)
     }
 }

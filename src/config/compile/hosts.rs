@@ -3,10 +3,12 @@
 use core::time::Duration;
 
 use crate::channel_layer::{
-    InvalidRedisUrl, Login, RedisAddress, RedisHost, RedisServer, RedisTls, RedisUrl, Secret, Sentinel,
+    Cluster, InvalidRedisUrl, Login, RedisAddress, RedisHost, RedisServer, RedisTls, RedisUrl, Secret,
+    Sentinel,
 };
 use crate::config::compile::{Compiler, all, value};
 use crate::config::diagnostic::{Code, Diagnostic, Span, nearest};
+use crate::config::file::Backend;
 use crate::config::hosts::{
     CERT_REQS, CONNECT_TIMEOUTS, CertReqs, HostEntry, HostTable, KEYWORDS, Keywords, REFUSED, WITHOUT_EFFECT,
 };
@@ -23,23 +25,22 @@ enum TlsBy {
 }
 
 impl Compiler<'_> {
-    pub(super) fn redis_host(&self, at: &At<HostEntry>) -> Option<RedisHost> {
+    pub(super) fn redis_host(&self, at: &At<HostEntry>, backend: Backend) -> Option<RedisHost> {
         let server = match &at.value {
             HostEntry::Url(url) => self.server_of_url(url, &at.span, &Keywords::default()),
             HostEntry::Pair((host, port)) => Some(RedisServer::new(self.tcp(host, *port, &at.span)?)),
-            HostEntry::Table(table) => return self.host_table(table, &at.span),
+            HostEntry::Table(table) => return self.host_table(table, &at.span, backend),
         };
         server.map(RedisHost::Server)
     }
 
-    fn host_table(&self, table: &HostTable, span: &Span) -> Option<RedisHost> {
+    fn host_table(&self, table: &HostTable, span: &Span, backend: Backend) -> Option<RedisHost> {
+        let key = |keys: &[&str]| table.keys.iter().find(|key| keys.contains(&key.value.as_str()));
         let forms = [
-            table.keys.iter().find(|key| key.value == "address"),
-            table.keys.iter().find(|key| matches!(key.value.as_str(), "host" | "port")),
-            table
-                .keys
-                .iter()
-                .find(|key| matches!(key.value.as_str(), "sentinels" | "master_name" | "sentinel_kwargs")),
+            key(&["address"]),
+            key(&["host", "port"]),
+            key(&["sentinels", "master_name", "sentinel_kwargs"]),
+            key(&["cluster", "sharded"]),
         ];
         let mut said = forms.into_iter().flatten();
         if let (Some(one), Some(other)) = (said.next(), said.next()) {
@@ -48,7 +49,7 @@ impl Compiler<'_> {
             self.push(diagnostic.with(one.span.clone(), "the other").help("leave one of them out"));
             return None;
         }
-        let [address, _, sentinel] = forms;
+        let [address, _, sentinel, cluster] = forms;
         if address.is_some() {
             let at = table.address.as_ref()?;
             let server = self.server_of_url(&at.value, &at.span, &table.keywords)?;
@@ -56,6 +57,14 @@ impl Compiler<'_> {
         }
         if sentinel.is_some() {
             return self.sentinel(table, span).map(RedisHost::Sentinel);
+        }
+        if let Some(key) = cluster {
+            if backend == Backend::Core {
+                let message = "`channels_redis.core` cannot work on a Redis Cluster, here or in Python";
+                let help = "write `backend = \"channels_redis.pubsub\"`, on both sides, or name a Redis that is none";
+                self.push(Diagnostic::new(Code::Conflict, key.span.clone(), message).help(help));
+            }
+            return self.cluster(table, span).map(RedisHost::Cluster);
         }
         let host = table.host.as_ref().map_or("localhost", |at| &at.value);
         let port = value(table.port.as_ref()).and_then(|port| u16::try_from(port).ok()).unwrap_or(6379);
@@ -96,6 +105,41 @@ impl Compiler<'_> {
         let sentinels =
             addresses.into_iter().map(|address| RedisServer { address, ..sentinel.clone() }).collect();
         Some(Sentinel { sentinels, master_name: master_name?, master: master? })
+    }
+
+    fn cluster(&self, table: &HostTable, span: &Span) -> Option<Cluster> {
+        let Some(at) = &table.cluster else {
+            if !table.keys.iter().any(|key| key.value == "cluster") {
+                let message = "this host is `sharded` and no `cluster`";
+                let help = "write `{ cluster = [\"redis://10.0.0.1:6379\"], sharded = true }`";
+                self.push(Diagnostic::new(Code::MissingKey, span.clone(), message).help(help));
+            }
+            return None;
+        };
+        if at.value.is_empty() {
+            let message = "`cluster` names none of its nodes";
+            self.push(Diagnostic::new(Code::Empty, at.span.clone(), message));
+            return None;
+        }
+        let urls = || at.value.iter();
+        let nodes = all(urls().map(|url| self.server_of_url(&url.value, &url.span, &table.keywords)))?;
+        let first = nodes.first()?;
+        let is_like =
+            |node: &RedisServer| RedisServer { address: first.address.clone(), ..node.clone() } == *first;
+        for (url, node) in urls().zip(&nodes) {
+            let why = if !matches!(node.address, RedisAddress::Tcp(..)) {
+                "a node of a cluster is reached over TCP"
+            } else if node.database != 0 {
+                "a cluster has no database but 0"
+            } else if !is_like(node) {
+                "this node differs from the first in more than its address"
+            } else {
+                continue;
+            };
+            self.push(Diagnostic::new(Code::RedisHost, url.span.clone(), why));
+            return None;
+        }
+        Some(Cluster { nodes, sharded: value(table.sharded.as_ref()).unwrap_or(false) })
     }
 
     fn tcp(&self, host: &str, port: u16, span: &Span) -> Option<RedisAddress> {

@@ -77,7 +77,7 @@ impl Compiler<'_> {
                 self.push(Diagnostic::new(Code::Empty, at.span.clone(), "`hosts` is empty").help(help));
                 None
             }
-            Some(at) => all(at.value.iter().map(|host| self.redis_host(host))),
+            Some(at) => all(at.value.iter().map(|host| self.redis_host(host, backend))),
             None => Some(vec![RedisHost::default()]),
         };
         let keys = all(items(table.symmetric_encryption_keys.as_ref()).map(|at| self.encryption_key(at)));

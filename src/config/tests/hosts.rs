@@ -108,6 +108,14 @@ fn every_form_of_channels_redis_is_understood() {
             "[{ sentinels = [['s', 1]], master_name = 'm', sentinel_kwargs = { password = 'x', ssl = true }, db = 2, password = 'y', username = 'u', ssl = true, ssl_cert_reqs = 'none' }]",
             r#"{ sentinels = [["s", 1]], master_name = "m", sentinel_kwargs = { password = "***", ssl = true }, username = "u", password = "***", db = 2, ssl = true, ssl_cert_reqs = "none" }"#,
         ),
+        (
+            "[{ cluster = ['redis://:s@a:7000', 'redis://:s@b'] }]",
+            r#"{ cluster = ["redis://:***@a:7000/0", "redis://:***@b:6379/0"], sharded = false }"#,
+        ),
+        (
+            "[{ cluster = ['rediss://a'], sharded = true, username = 'u', password = { env = 'KEY' }, ssl_ca_certs = 'ca.pem' }]",
+            r#"{ cluster = ["rediss://u:***@a:6379/0"], sharded = true, ssl_ca_certs = "ca.pem" }"#,
+        ),
         ("['redis://a', { host = 'b' }]", r#""redis://a:6379/0", "redis://b:6379/0""#),
     ];
     for (written, printed) in cases {
@@ -365,6 +373,84 @@ fn a_table_says_once_where_its_host_is() {
           |
           = help: it names Python code, leave it out
         "#);
+}
+
+#[test]
+fn a_cluster_is_named_by_nodes_that_are_alike() {
+    assert_snapshot!(found("[{ cluster = [] }, { sharded = true }, { cluster = 'redis://a' }, { cluster = ['redis://a'], host = 'b' }]"), @r#"
+        error[E014]: `cluster` names none of its nodes
+         --> routes.toml:4:22
+          |
+        4 | hosts = [{ cluster = [] }, { sharded = true }, { cluster = 'redis://a' }, { cluster = ['redis://a'], host = 'b' }]
+          |                      ^^
+
+        error[E006]: this host is `sharded` and no `cluster`
+         --> routes.toml:4:28
+          |
+        4 | hosts = [{ cluster = [] }, { sharded = true }, { cluster = 'redis://a' }, { cluster = ['redis://a'], host = 'b' }]
+          |                            ^^^^^^^^^^^^^^^^^^
+          |
+          = help: write `{ cluster = ["redis://10.0.0.1:6379"], sharded = true }`
+
+        error[E005]: `cluster` is a list, not a string
+         --> routes.toml:4:60
+          |
+        4 | hosts = [{ cluster = [] }, { sharded = true }, { cluster = 'redis://a' }, { cluster = ['redis://a'], host = 'b' }]
+          |                                                            ^^^^^^^^^^^
+          |
+          = help: put it in brackets: `["…"]`
+
+        error[E011]: `host` and `cluster` both say where this host is
+         --> routes.toml:4:77
+          |
+        4 | hosts = [{ cluster = [] }, { sharded = true }, { cluster = 'redis://a' }, { cluster = ['redis://a'], host = 'b' }]
+          |                                                                             ^^^^^^^                  ---- the other
+          |
+          = help: leave one of them out
+        "#);
+    assert_snapshot!(found("[{ cluster = ['redis://a', 'rediss://b'] }, { cluster = ['redis://a/1'] }, { cluster = ['unix:///a'] }, { cluster = ['a:1'], sharded = 'yes' }]"), @r#"
+        error[E022]: this node differs from the first in more than its address
+         --> routes.toml:4:36
+          |
+        4 | hosts = [{ cluster = ['redis://a', 'rediss://b'] }, { cluster = ['redis://a/1'] }, { cluster = ['unix:///a'] }, { cluster = ['a:1'], ...
+          |                                    ^^^^^^^^^^^^
+
+        error[E022]: a cluster has no database but 0
+         --> routes.toml:4:66
+          |
+        4 | hosts = [{ cluster = ['redis://a', 'rediss://b'] }, { cluster = ['redis://a/1'] }, { cluster = ['unix:///a'] }, { cluster = ['a:1'], ...
+          |                                                                  ^^^^^^^^^^^^^
+
+        error[E022]: a node of a cluster is reached over TCP
+         --> routes.toml:4:97
+          |
+        4 | hosts = [{ cluster = ['redis://a', 'rediss://b'] }, { cluster = ['redis://a/1'] }, { cluster = ['unix:///a'] }, { cluster = ['a:1'], ...
+          |                                                                                                 ^^^^^^^^^^^
+
+        error[E022]: a Redis host is written as a URL, `redis://host:6379/0`
+         --> routes.toml:4:126
+          |
+        4 | hosts = [{ cluster = ['redis://a', 'rediss://b'] }, { cluster = ['redis://a/1'] }, { cluster = ['unix:///a'] }, { cluster = ['a:1'], ...
+          |                                                                                                                              ^^^^^
+
+        error[E005]: `sharded` is `true` or `false`, not a string
+         --> routes.toml:4:144
+          |
+        4 | ..., { cluster = ['unix:///a'] }, { cluster = ['a:1'], sharded = 'yes' }]
+          |                                                                  ^^^^^
+        "#);
+    assert_snapshot!(
+        beside("[layer]\nbackend = 'channels_redis.core'\nhosts = [{ cluster = ['redis://a'] }]\n"),
+        @r#"
+        error[E011]: `channels_redis.core` cannot work on a Redis Cluster, here or in Python
+         --> routes.toml:4:12
+          |
+        4 | hosts = [{ cluster = ['redis://a'] }]
+          |            ^^^^^^^
+          |
+          = help: write `backend = "channels_redis.pubsub"`, on both sides, or name a Redis that is none
+        "#
+    );
 }
 
 #[test]

@@ -38,6 +38,14 @@ impl Watched {
         );
         layer(kind, "/nowhere".as_ref(), &hosts)
     }
+
+    /// Two nodes in one room.
+    async fn nodes(&self, kind: Kind) -> (Node, Node) {
+        let (one, other) = (Node::start(self.layer(kind)).await, Node::start(self.layer(kind)).await);
+        other.join(0, &group("room")).await;
+        round_trip(&one, "room").await;
+        (one, other)
+    }
 }
 
 /// Rooms of two nodes hear each other again, through this master.
@@ -65,9 +73,7 @@ async fn works_again(one: &Node, other: &Node, master: &RedisServer, since: Inst
 async fn rooms_work_again_after_the_master_was_killed() {
     for kind in KINDS {
         let mut watched = Watched::start().await;
-        let (one, other) = (Node::start(watched.layer(kind)).await, Node::start(watched.layer(kind)).await);
-        other.join(0, &group("room")).await;
-        round_trip(&one, "room").await;
+        let (one, other) = watched.nodes(kind).await;
         let since = Instant::now();
         watched.master.kill();
         works_again(&one, &other, &watched.replica, since).await;
@@ -80,9 +86,7 @@ async fn rooms_work_again_after_the_master_was_killed() {
 async fn rooms_follow_a_master_that_changes_without_a_failure() {
     for kind in KINDS {
         let watched = Watched::start().await;
-        let (one, other) = (Node::start(watched.layer(kind)).await, Node::start(watched.layer(kind)).await);
-        other.join(0, &group("room")).await;
-        round_trip(&one, "room").await;
+        let (one, other) = watched.nodes(kind).await;
         let since = Instant::now();
         let () = watched.sentinel.ask("SENTINEL FAILOVER m");
         works_again(&one, &other, &watched.replica, since).await;
@@ -95,9 +99,7 @@ async fn rooms_follow_a_master_that_changes_without_a_failure() {
 async fn rooms_follow_although_the_old_master_knows_of_nothing() {
     for kind in KINDS {
         let watched = Watched::start().await;
-        let (one, other) = (Node::start(watched.layer(kind)).await, Node::start(watched.layer(kind)).await);
-        other.join(0, &group("room")).await;
-        round_trip(&one, "room").await;
+        let (one, other) = watched.nodes(kind).await;
         let since = Instant::now();
         // It takes connections and answers nothing.
         watched.master.pause();

@@ -81,11 +81,8 @@ async fn examine_host(
     config: &LayerConfig,
     all_connected: &Barrier,
 ) -> HostFacts {
-    let login = match host {
-        RedisHost::Server(server) => &server.login,
-        RedisHost::Sentinel(sentinel) => &sentinel.master.login,
-    };
-    let user = login.user.clone().unwrap_or_else(|| "default".to_owned());
+    let user = host.server().and_then(|server| server.login.user.clone());
+    let user = user.unwrap_or_else(|| "default".to_owned());
     let mut facts = HostFacts::unknown(host.address(), user);
     let way = Way::new(host);
     let since = Instant::now();

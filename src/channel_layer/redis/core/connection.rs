@@ -449,7 +449,9 @@ impl Writer<'_> {
             seen = (seen.0 || len == 2, seen.1 || len == 1);
             match refusal(answers.by_ref().take(len)) {
                 Some(error) => host.refuse_change(change, &error),
-                None => host.confirm(self.epoch, group.as_str(), confirmed),
+                None => {
+                    host.confirm(self.epoch, group.as_str(), confirmed);
+                }
             }
         }
         for group in renewals {

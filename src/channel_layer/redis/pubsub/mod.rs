@@ -194,11 +194,9 @@ impl Shard {
         }
     }
 
-    /// Takes the confirmation of a change from the connection of an epoch.
-    fn confirm(&self, epoch: u64, channel: &[u8], confirmed: Confirmed) {
-        if let Some(group) = self.codec.keys.group_of(channel) {
-            self.host.confirm(epoch, group, confirmed);
-        }
+    /// Takes the confirmation of a change from the connection of an epoch; says whether it was waited for.
+    fn confirm(&self, epoch: u64, channel: &[u8], confirmed: Confirmed) -> bool {
+        self.codec.keys.group_of(channel).is_some_and(|group| self.host.confirm(epoch, group, confirmed))
     }
 
     /// One more sign of life.
