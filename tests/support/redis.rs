@@ -232,7 +232,6 @@ impl RedisCluster {
                         ["--cluster-enabled", "yes", "--cluster-node-timeout", "1000", "--cluster-port"];
                     server.options = words.map(ToOwned::to_owned).to_vec();
                     server.options.push(bus.to_string());
-                    server.folder = tempfile::tempdir().unwrap();
                 })
                 .await,
             );
