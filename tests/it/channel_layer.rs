@@ -2,6 +2,7 @@
 
 mod bad_data;
 mod cluster;
+mod contract;
 mod direct;
 mod faults;
 mod hosts;
@@ -24,6 +25,13 @@ use tokio::time;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::channel_layer::contract::{
+    a_message_to_a_group_without_members_is_fine_and_counted,
+    a_name_of_the_greatest_length_is_a_group_of_its_own, a_worker_that_came_back_gets_only_what_came_after,
+    health_says_up_and_names_the_backend, many_groups_at_once_lose_nothing,
+    memberships_and_operations_are_counted, messages_up_to_the_limit_arrive_and_larger_ones_are_refused,
+    who_joins_a_group_of_this_node_is_ready_at_once,
+};
 use crate::channel_layer::direct::{
     a_channel_that_nobody_here_gave_is_counted_and_nothing_more,
     what_is_sent_to_the_channel_of_a_socket_reaches_that_one_in_order,
@@ -296,6 +304,14 @@ contract! {
     a_worker_may_come_and_go_at_once
     what_is_sent_to_the_channel_of_a_socket_reaches_that_one_in_order
     a_channel_that_nobody_here_gave_is_counted_and_nothing_more
+    health_says_up_and_names_the_backend
+    a_message_to_a_group_without_members_is_fine_and_counted
+    who_joins_a_group_of_this_node_is_ready_at_once
+    memberships_and_operations_are_counted
+    a_name_of_the_greatest_length_is_a_group_of_its_own
+    many_groups_at_once_lose_nothing
+    a_worker_that_came_back_gets_only_what_came_after
+    messages_up_to_the_limit_arrive_and_larger_ones_are_refused
 }
 
 async fn a_message_reaches_each_joined_worker_once_and_in_order(backend: &Backend) {
