@@ -1,22 +1,18 @@
 //! Rooms shared with Django through `channels_redis.core`.
 
 use std::collections::HashMap;
-use std::sync::Arc;
 use std::time::Duration;
 
 use anteroom::channel_layer::{
-    ChannelLayer, CoreConfig, Delivery, Direct, Inbox, Key, LayerConfig, LayerMetrics, Message, Refusal,
-    Serializer, SerializerFormat, Ticket, Value as Field, WorkerId,
+    CoreConfig, Key, LayerConfig, Message, PubSubConfig, Secret, Serializer, SerializerFormat, Value as Field,
 };
-use prometheus::Registry;
 use redis::Commands as _;
 use serde_json::{Value, json};
-use tokio_util::sync::CancellationToken;
 
 use crate::channels_redis::{RETURN_MAX, ROUTES, chat, heard, member, quiet, wait_ready, works_within};
 use crate::django::Django;
+use crate::peer::{Peer, SENDER};
 use crate::support::client::{Client, Frame};
-use crate::support::eventually;
 use crate::support::redis::RedisServer;
 use crate::support::server::TestServer;
 use crate::support::wait_until;
@@ -263,19 +259,6 @@ async fn rooms_outlive_a_redis_that_is_killed_emptied_or_frozen() {
     server.stop();
 }
 
-/// A worker whose members do not matter.
-struct Nobody;
-
-impl Inbox for Nobody {
-    fn deliver(&self, _: Delivery) {}
-
-    fn direct(&self, _: Direct) {}
-
-    fn refused(&self, _: Ticket, refusal: Refusal) {
-        panic!("{refusal}");
-    }
-}
-
 /// A value that JSON can show, and what it shows.
 fn any_value(rng: &mut fastrand::Rng, depth: usize, bytes: bool) -> (Field, Value) {
     let len = rng.usize(..20);
@@ -326,41 +309,81 @@ fn any_value(rng: &mut fastrand::Rng, depth: usize, bytes: bool) -> (Field, Valu
     }
 }
 
+/// A layer of each kind beside Python, in each format, plain and encrypted.
+fn pairs(redis: &RedisServer) -> impl Iterator<Item = (String, Peer, Django, SerializerFormat)> {
+    let formats = [(SerializerFormat::MsgPack, &[][..]), (SerializerFormat::Json, &["k"])];
+    let formats =
+        formats.into_iter().chain([(SerializerFormat::MsgPack, &["k"][..]), (SerializerFormat::Json, &[])]);
+    let cases = formats.flat_map(|(format, keys)| ["core", "pubsub"].map(|kind| (kind, format, keys)));
+    cases.map(|(kind, format, keys)| {
+        let secrets: Vec<_> = keys.iter().map(|&key| Secret::new(key)).collect();
+        let (hosts, serializer) = (vec![redis.url().parse().unwrap()], Serializer::new(format, &secrets));
+        let peer = Peer::start(if kind == "core" {
+            LayerConfig::Core(CoreConfig { hosts, serializer, ..CoreConfig::default() })
+        } else {
+            LayerConfig::PubSub(PubSubConfig { hosts, serializer, ..PubSubConfig::default() })
+        });
+        let settings = json!({
+            "hosts": [redis.url()], "serializer_format": format.as_str(), "symmetric_encryption_keys": keys
+        });
+        (format!("{kind} {format} {keys:?}"), peer, Django::start(kind, &settings), format)
+    })
+}
+
 #[tokio::test]
 async fn python_reads_whatever_is_written() {
     let redis = RedisServer::start().await;
-    for (format, keys) in [(SerializerFormat::MsgPack, &[][..]), (SerializerFormat::Json, &["k"])] {
-        let secrets: Vec<_> = keys.iter().map(|&key| anteroom::channel_layer::Secret::new(key)).collect();
-        let config = CoreConfig {
-            hosts: vec![redis.url().parse().unwrap()],
-            serializer: Serializer::new(format, &secrets),
-            ..CoreConfig::default()
-        };
-        let metrics = LayerMetrics::register(&Registry::new()).unwrap();
-        let (layer, task) =
-            ChannelLayer::new(LayerConfig::Core(config), vec![Arc::new(Nobody) as Arc<dyn Inbox>], metrics);
-        let stop = CancellationToken::new();
-        // On a thread of its own: this one waits for Python.
-        let running = task.run(stop.clone(), CancellationToken::new());
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        let thread = std::thread::spawn(move || runtime.block_on(running));
-        eventually("the layer is up", || layer.health().up).await;
-        let mut django = django(
-            &[&redis],
-            json!({ "serializer_format": format.as_str(), "symmetric_encryption_keys": keys }),
-        );
+    for (case, peer, mut django, format) in pairs(&redis) {
         django.join("room");
         let seed = fastrand::u64(..);
         let mut rng = fastrand::Rng::with_seed(seed);
-        for number in 0..300 {
+        for number in 0..100 {
             let (field, shown) = any_value(&mut rng, 3, format == SerializerFormat::MsgPack);
             let message = Message::new("any.thing").with("v", field).with("n", number);
-            let from = Ticket { worker: WorkerId(0), socket: 0 };
-            layer.group_send(&"room".parse().unwrap(), message, from).unwrap();
+            peer.layer.group_send(&"room".parse().unwrap(), message, SENDER).unwrap();
             let received = django.received();
-            assert_eq!(received, json!({ "type": "any.thing", "v": shown, "n": number }), "{format} {seed}");
+            assert_eq!(received, json!({ "type": "any.thing", "v": shown, "n": number }), "{case} {seed}");
         }
-        stop.cancel();
-        thread.join().unwrap();
+        assert_eq!(peer.refusals(), []);
+        peer.stop();
+    }
+}
+
+/// Whether a value that came is the one that was sent. Positive numbers have one form on the wire.
+fn same(came: &Field, sent: &Field) -> bool {
+    match (came, sent) {
+        (Field::Int(one), Field::UInt(other)) | (Field::UInt(other), Field::Int(one)) => {
+            u64::try_from(*one) == Ok(*other)
+        }
+        (Field::List(one), Field::List(other)) => {
+            one.len() == other.len() && one.iter().zip(other).all(|(one, other)| same(one, other))
+        }
+        (Field::Map(one), Field::Map(other)) => {
+            one.len() == other.len()
+                && other
+                    .iter()
+                    .all(|(key, sent)| one.iter().any(|(name, came)| name == key && same(came, sent)))
+        }
+        (one, other) => one == other,
+    }
+}
+
+#[tokio::test]
+async fn whatever_python_writes_is_read() {
+    let redis = RedisServer::start().await;
+    for (case, peer, mut django, format) in pairs(&redis) {
+        peer.join("room");
+        let seed = fastrand::u64(..);
+        let mut rng = fastrand::Rng::with_seed(seed);
+        for number in 0..100 {
+            let (field, shown) = any_value(&mut rng, 3, format == SerializerFormat::MsgPack);
+            django.group_send("room", &json!({ "type": "any.thing", "v": shown, "n": number }));
+            wait_until("the message comes", || number < peer.heard().len());
+            let message = peer.heard().pop().unwrap();
+            assert_eq!(message.kind, "any.thing");
+            let came = message.get("v").unwrap();
+            assert!(same(came, &field), "{case} {seed}: {came:?} in place of {field:?}");
+        }
+        peer.stop();
     }
 }
