@@ -114,6 +114,16 @@ impl Django {
         self.received.remove(0)
     }
 
+    /// The next message of the groups, if one comes in this time.
+    pub fn received_within(&mut self, time: Duration) -> Option<Value> {
+        if self.received.is_empty() {
+            let mut line = self.lines.recv_timeout(time).ok()?;
+            assert!(line.get("received").is_some(), "{line}");
+            return Some(line["received"].take());
+        }
+        Some(self.received.remove(0))
+    }
+
     /// Calls and waits until it has returned.
     fn call(&mut self, call: &Value) {
         assert!(self.try_call(call), "{call}");
