@@ -85,7 +85,8 @@ pub trait Inbox: Send + Sync {
     /// was given up later.
     fn refused(&self, ticket: Ticket, refusal: Refusal);
 
-    /// Takes the news that Redis has taken such a message, and for whom. Who does not ask is not told.
+    /// Takes the news that Redis has taken such a message, and for whom; when not for all, [`Inbox::refused`] follows.
+    /// Who does not ask is not told.
     fn sent(&self, _ticket: Ticket, _sent: Sent) {}
 }
 
@@ -109,6 +110,22 @@ pub struct Posted {
     pub members_full: u64,
     /// Their inboxes.
     pub inboxes_full: u64,
+    /// Those of the members whose inbox could not be written to, which is a refusal, too.
+    pub members_lost: u64,
+    /// Their inboxes.
+    pub inboxes_lost: u64,
+}
+
+impl Posted {
+    /// The members who get the message.
+    pub fn members_reached(&self) -> u64 {
+        self.members - self.members_full - self.members_lost
+    }
+
+    /// Their inboxes.
+    pub fn inboxes_reached(&self) -> u64 {
+        self.inboxes - self.inboxes_full - self.inboxes_lost
+    }
 }
 
 /// Why a message was not sent.

@@ -34,7 +34,7 @@ The event is a JSON object with a text `type`, as in:
 
 Exit codes:
   0   Redis has taken it, even if nobody is in the group
-  1   It was not sent, or to nobody because all inboxes are over capacity
+  1   It was not sent, or not to all: all inboxes are over capacity, or some could not be written to
   78  The configuration cannot be used, or names a layer that no other process reaches";
 
 #[derive(Args, Debug)]
@@ -77,13 +77,14 @@ pub(super) fn publish(args: &Publish) -> anyhow::Result<ExitCode> {
             // A look-up of a name that nobody answers would hold up the end for as long as it likes.
             runtime.shutdown_background();
             match sent? {
-                Ok(sent) if args.json => {
-                    say(&format!("{}\n", to_json(backend, &group, sent)));
-                    return Ok(ExitCode::SUCCESS);
-                }
                 Ok(sent) => {
-                    say(&format!("{}\n", to_text(&group, sent)));
-                    return Ok(ExitCode::SUCCESS);
+                    let line = if args.json {
+                        to_json(backend, &group, sent).to_string()
+                    } else {
+                        to_text(&group, sent)
+                    };
+                    say(&format!("{line}\n"));
+                    return Ok(if is_whole(sent) { ExitCode::SUCCESS } else { ExitCode::FAILURE });
                 }
                 Err(reason) => Failure::NotSent(reason),
             }
@@ -207,6 +208,11 @@ async fn through(guest: &mut Guest, group: &GroupName, message: Message) -> Resu
     }
 }
 
+/// Whether it was sent to all who can take it.
+fn is_whole(sent: Sent) -> bool {
+    !matches!(sent, Sent::Inboxes(posted) if posted.inboxes_lost != 0)
+}
+
 fn all_inboxes(inboxes: u64) -> String {
     if inboxes == 1 {
         "the only inbox of the group is".to_owned()
@@ -225,13 +231,18 @@ fn to_text(group: &GroupName, sent: Sent) -> String {
         Sent::Inboxes(posted) => {
             let mut text = format!(
                 "sent to {group}: {} in {}",
-                plural(posted.members - posted.members_full, "member", "members"),
-                plural(posted.inboxes - posted.inboxes_full, "inbox", "inboxes"),
+                plural(posted.members_reached(), "member", "members"),
+                plural(posted.inboxes_reached(), "inbox", "inboxes"),
             );
-            if posted.inboxes_full != 0 {
-                let members = plural(posted.members_full, "member", "members");
-                let inboxes = plural(posted.inboxes_full, "inbox", "inboxes");
-                write!(text, "; not to {members} in {inboxes} over capacity").ok();
+            for (members, inboxes, why) in [
+                (posted.members_full, posted.inboxes_full, "over capacity"),
+                (posted.members_lost, posted.inboxes_lost, "that could not be written to"),
+            ] {
+                if inboxes != 0 {
+                    let members = plural(members, "member", "members");
+                    let inboxes = plural(inboxes, "inbox", "inboxes");
+                    write!(text, "; not to {members} in {inboxes} {why}").ok();
+                }
             }
             text
         }
@@ -245,13 +256,15 @@ fn to_json(backend: &str, group: &GroupName, sent: Sent) -> Json {
             json!({ "sent": true, "group": group, "backend": backend, "subscribers": number })
         }
         Sent::Inboxes(posted) => json!({
-            "sent": true,
+            "sent": if is_whole(sent) { Json::Bool(true) } else { "partly".into() },
             "group": group,
             "backend": backend,
-            "members": posted.members - posted.members_full,
-            "inboxes": posted.inboxes - posted.inboxes_full,
+            "members": posted.members_reached(),
+            "inboxes": posted.inboxes_reached(),
             "members_over_capacity": posted.members_full,
             "inboxes_over_capacity": posted.inboxes_full,
+            "members_lost": posted.members_lost,
+            "inboxes_lost": posted.inboxes_lost,
         }),
     }
 }
@@ -283,7 +296,7 @@ mod tests {
     #[test]
     fn what_became_of_it_is_one_line() {
         let posted = |members, inboxes, members_full, inboxes_full| {
-            Sent::Inboxes(Posted { members, inboxes, members_full, inboxes_full })
+            Sent::Inboxes(Posted { members, inboxes, members_full, inboxes_full, ..Posted::default() })
         };
         let cases = [
             (Sent::Subscribers(0), "sent to g, but nobody is in the group"),
@@ -296,7 +309,19 @@ mod tests {
                 "sent to g: 1 member in 1 inbox; not to 5 members in 2 inboxes over capacity",
             ),
         ];
+        let lost = Sent::Inboxes(Posted {
+            members: 9,
+            inboxes: 4,
+            members_full: 1,
+            inboxes_full: 1,
+            members_lost: 2,
+            inboxes_lost: 1,
+        });
+        let text = "sent to g: 6 members in 2 inboxes; not to 1 member in 1 inbox over capacity; \
+            not to 2 members in 1 inbox that could not be written to";
+        assert_eq!((to_text(&"g".parse().unwrap(), lost).as_str(), is_whole(lost)), (text, false));
         for (sent, text) in cases {
+            assert!(is_whole(sent));
             assert_eq!(to_text(&"g".parse().unwrap(), sent), text);
         }
     }

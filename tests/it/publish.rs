@@ -72,6 +72,8 @@ async fn sockets_hear_it(backend: &str) {
         expected["members"] = json!(1);
         expected["inboxes"] = json!(1);
         expected["members_over_capacity"] = json!(0);
+        expected["members_lost"] = json!(0);
+        expected["inboxes_lost"] = json!(0);
         expected["inboxes_over_capacity"] = json!(0);
     } else {
         expected["subscribers"] = json!(1);
@@ -133,6 +135,31 @@ async fn inboxes_over_capacity_are_counted() {
     assert_eq!((&output["members_over_capacity"], &output["inboxes_over_capacity"]), (&json!(3), &json!(1)));
     fill("b", 0, 100);
     assert_eq!(refused(&publish(&[]), 1), "all 2 inboxes of the group are over capacity\n");
+}
+
+#[tokio::test]
+async fn what_is_sent_to_some_alone_is_said_to_be() {
+    let mut redis = [RedisServer::start().await, RedisServer::start().await];
+    let hosts = redis.each_ref().map(RedisServer::url);
+    let folder = folder("channels_redis.core", &hosts);
+    let mut admin = redis::Client::open(hosts[0].as_str()).unwrap().get_connection().unwrap();
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs_f64();
+    // This group is on the first host, and its members are on both.
+    for process in 0..20 {
+        let _: i64 = admin.zadd("asgi:group:team", format!("specific.{process}!x"), now).unwrap();
+    }
+    redis[1].kill();
+    let output = run(folder.path(), &["publish", "team", HELLO]);
+    let inboxes: Vec<String> = admin.keys("asgispecific.*").unwrap();
+    let (reached, lost) = (inboxes.len(), 20 - inboxes.len());
+    assert!(0 < reached && 0 < lost, "{reached}");
+    let said = format!(
+        "sent to team: {reached} members in {reached} inboxes; \
+         not to {lost} members in {lost} inboxes that could not be written to\n"
+    );
+    assert_eq!((output.status.code(), out(&output)), (Some(1), said.as_str()));
+    let output = json(&run(folder.path(), &["publish", "team", HELLO, "--json"]));
+    assert_eq!((&output["sent"], &output["inboxes_lost"]), (&json!("partly"), &json!(lost)));
 }
 
 #[tokio::test]

@@ -12,10 +12,10 @@ use crate::channel_layer::metrics::{LayerMetrics, Op, Outcome, ShardMetrics};
 use crate::channel_layer::name::GroupName;
 use crate::channel_layer::redis::RedisHost;
 use crate::channel_layer::redis::members::{Change, Confirmed, Members};
-use crate::channel_layer::redis::outbox::{Outbox, Publish, Sender, Settled};
+use crate::channel_layer::redis::outbox::{Outbox, Publish, Sender, Settled, Settlement};
 use crate::channel_layer::redis::way::Way;
 use crate::channel_layer::redis::wire::EncodeError;
-use crate::channel_layer::{Delivery, Direct, Inbox, Join, Refusal, Sent, Ticket, WorkerId};
+use crate::channel_layer::{Delivery, Direct, Inbox, Join, Refusal, Ticket, WorkerId};
 
 /// Bad messages are logged at most this often.
 const COMPLAINT_EVERY: Duration = Duration::from_secs(10);
@@ -150,22 +150,17 @@ impl Host {
     }
 
     /// Tells who sent them what became of the messages that were under way, in their order.
-    pub(super) fn settle(&self, outcomes: impl IntoIterator<Item = Result<Sent, Refusal>>) {
+    pub(super) fn settle(&self, outcomes: impl IntoIterator<Item = Settlement>) {
         let settled = lock(&self.outbox).settle();
         self.all.publish_queue_bytes.sub(settled.bytes);
         for (sender, outcome) in settled.senders.into_iter().zip(outcomes) {
-            match outcome {
-                Ok(sent) => self.tell(sender, sent),
-                Err(refusal) => self.refuse(sender, refusal),
+            if let (Some(sent), Some(inbox)) = (outcome.sent, self.inboxes.get(sender.ticket.worker.0)) {
+                inbox.sent(sender.ticket, sent);
             }
-        }
-    }
-
-    /// Tells the sender that its message was taken. No lock is held.
-    fn tell(&self, sender: Sender, sent: Sent) {
-        self.metrics.operation(sender.op, Outcome::Ok).inc();
-        if let Some(inbox) = self.inboxes.get(sender.ticket.worker.0) {
-            inbox.sent(sender.ticket, sent);
+            match outcome.refusal {
+                None => self.metrics.operation(sender.op, Outcome::Ok).inc(),
+                Some(refusal) => self.refuse(sender, refusal),
+            }
         }
     }
 

@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use tokio::time::{Duration, Instant};
 
 use crate::channel_layer::metrics::Op;
-use crate::channel_layer::{Refusal, Ticket};
+use crate::channel_layer::{Refusal, Sent, Ticket};
 
 /// What a waiting message costs beyond its bytes, so that empty ones are bounded too.
 const OVERHEAD: usize = 128;
@@ -32,6 +32,15 @@ impl Publish {
 pub(super) struct Sender {
     pub(super) ticket: Ticket,
     pub(super) op: Op,
+}
+
+/// What became of a message that was under way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Settlement {
+    /// For whom Redis has taken it, unless it is for nobody.
+    pub(super) sent: Option<Sent>,
+    /// Why it was not taken, or not for all.
+    pub(super) refusal: Option<Refusal>,
 }
 
 /// A queue bounded by bytes and age. What is being sent counts until it is answered.

@@ -21,7 +21,7 @@ use crate::channel_layer::redis::host::{
     ANSWER_MAX, BATCH_BYTES, CHANGES_MAX, Host, PING_EVERY, PING_MAX, lock,
 };
 use crate::channel_layer::redis::members::{Change, Confirmed};
-use crate::channel_layer::redis::outbox::Publish;
+use crate::channel_layer::redis::outbox::{Publish, Settlement};
 use crate::channel_layer::redis::shard::host_index;
 use crate::channel_layer::redis::supervisor::{self, End};
 use crate::channel_layer::redis::way::Target;
@@ -500,7 +500,7 @@ impl Writer<'_> {
                 Some((*group, buckets(&names, &shard.common.keys, &shard.common.capacities, hosts)))
             })
             .collect();
-        let mut outcomes = Outcomes(vec![Ok(Posted::default()); batch.len()]);
+        let mut outcomes = Outcomes::new(batch.len());
         let mut posts: Vec<Post> = (0..hosts).map(|_| Post::default()).collect();
         for (number, publish) in batch.iter().enumerate() {
             let channel = publish.channel.as_str();
@@ -524,9 +524,11 @@ impl Writer<'_> {
                     Op::Send => Ok(envelope.wrap(publish.payload.clone(), random)),
                     _ => envelope.seal(&publish.payload, &bucket.channels, random),
                 };
-                outcomes.address(number, bucket);
                 match sealed {
-                    Ok(member) => post.add(number, publish.from.op, bucket, member),
+                    Ok(member) => {
+                        outcomes.address(number, bucket);
+                        post.add(number, publish.from.op, bucket, member);
+                    }
                     Err(_) => outcomes.fail(number, Refusal::Encode),
                 }
                 if post.is_full() {
@@ -538,7 +540,7 @@ impl Writer<'_> {
         for (index, post) in posts.into_iter().enumerate().filter(|(_, post)| !post.letters.is_empty()) {
             self.post(index, post, &mut outcomes).await?;
         }
-        host.settle(outcomes.0.into_iter().map(|outcome| outcome.map(Sent::Inboxes)));
+        host.settle(outcomes.settlements());
         self.clear_dead(&members).await
     }
 
@@ -559,7 +561,7 @@ impl Writer<'_> {
                 };
                 // Its own task finds out what is wrong with that host.
                 let Some(answer) = answered else {
-                    outcomes.fail_all(&post.letters, Refusal::LayerDown);
+                    outcomes.lose(&post.letters, Refusal::LayerDown);
                     return Ok(());
                 };
                 answer
@@ -568,7 +570,7 @@ impl Writer<'_> {
                 Some(Value::ServerError(error)) => {
                     let op = post.letters.first().map_or(Op::GroupSend, |letter| letter.op);
                     shard.host.note_refusal(op, &error);
-                    outcomes.fail_all(&post.letters, Refusal::LayerDown);
+                    outcomes.lose(&post.letters, Refusal::LayerDown);
                     return Ok(());
                 }
                 Some(Value::Array(full)) => full,
@@ -583,7 +585,7 @@ impl Writer<'_> {
             });
             let (to_groups, to_one): (Vec<_>, Vec<_>) =
                 lost.into_iter().partition(|letter| letter.op == Op::GroupSend);
-            outcomes.fail_all(&to_one, Refusal::ChannelFull);
+            outcomes.lose(&to_one, Refusal::ChannelFull);
             outcomes.leave_out(&to_groups);
             if !to_groups.is_empty() {
                 shard.host.all.dropped_over_capacity.inc_by(to_groups.len() as u64);
@@ -713,12 +715,16 @@ impl Post {
 }
 
 /// What became of the messages of a batch. The first failure of each counts.
-struct Outcomes(Vec<Result<Posted, Refusal>>);
+struct Outcomes(Vec<(Posted, Option<Refusal>)>);
 
 impl Outcomes {
+    fn new(messages: usize) -> Self {
+        Self(vec![(Posted::default(), None); messages])
+    }
+
     /// A message is for some members more, who share an inbox.
     fn address(&mut self, message: usize, bucket: &Bucket<'_>) {
-        if let Some(Ok(posted)) = self.0.get_mut(message) {
+        if let Some((posted, _)) = self.0.get_mut(message) {
             posted.inboxes += 1;
             posted.members += bucket.channels.len() as u64;
         }
@@ -727,7 +733,7 @@ impl Outcomes {
     /// These letters have found no room.
     fn leave_out(&mut self, letters: &[Letter]) {
         for letter in letters {
-            if let Some(Ok(posted)) = self.0.get_mut(letter.message) {
+            if let Some((posted, _)) = self.0.get_mut(letter.message) {
                 posted.inboxes_full += 1;
                 posted.members_full += letter.members;
             }
@@ -735,15 +741,27 @@ impl Outcomes {
     }
 
     fn fail(&mut self, message: usize, refusal: Refusal) {
-        if let Some(outcome @ Ok(_)) = self.0.get_mut(message) {
-            *outcome = Err(refusal);
+        if let Some((_, outcome @ None)) = self.0.get_mut(message) {
+            *outcome = Some(refusal);
         }
     }
 
-    fn fail_all(&mut self, letters: &[Letter], refusal: Refusal) {
+    /// These letters could not be put into their inboxes.
+    fn lose(&mut self, letters: &[Letter], refusal: Refusal) {
         for letter in letters {
+            if let Some((posted, _)) = self.0.get_mut(letter.message) {
+                posted.inboxes_lost += 1;
+                posted.members_lost += letter.members;
+            }
             self.fail(letter.message, refusal);
         }
+    }
+
+    fn settlements(self) -> impl Iterator<Item = Settlement> {
+        self.0.into_iter().map(|(posted, refusal)| {
+            let reached = refusal.is_none() || posted.inboxes_reached() != 0;
+            Settlement { sent: reached.then_some(Sent::Inboxes(posted)), refusal }
+        })
     }
 }
 

@@ -20,6 +20,7 @@ use crate::channel_layer::redis::host::{
     ANSWER_MAX, BATCH_BYTES, CHANGES_MAX, Host, PING_EVERY, PING_MAX, lock,
 };
 use crate::channel_layer::redis::members::{Change, Confirmed};
+use crate::channel_layer::redis::outbox::Settlement;
 use crate::channel_layer::redis::pubsub::Shard;
 use crate::channel_layer::redis::supervisor::{self, End};
 use crate::channel_layer::redis::way::{Links, Target};
@@ -173,13 +174,14 @@ impl Shard {
         if !changes.is_empty() {
             self.host.show();
         }
+        let taken = |subscribers| Settlement { sent: Some(Sent::Subscribers(subscribers)), refusal: None };
         self.host.settle(sent.into_iter().zip(answers).map(|(op, answer)| match answer {
             Value::ServerError(error) => {
                 self.host.note_refusal(op, error);
-                Err(Refusal::LayerDown)
+                Settlement { sent: None, refusal: Some(Refusal::LayerDown) }
             }
-            Value::Int(subscribers) => Ok(Sent::Subscribers(u64::try_from(*subscribers).unwrap_or(0))),
-            _ => Ok(Sent::Subscribers(0)),
+            Value::Int(subscribers) => taken(u64::try_from(*subscribers).unwrap_or(0)),
+            _ => taken(0),
         }));
         if has_moved {
             return Err("a slot of the cluster has moved".to_owned());
