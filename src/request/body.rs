@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http_body::{Frame, SizeHint};
-use http_body_util::Full;
+use http_body_util::{Empty, Full};
 use hyper::body::Incoming;
 use tokio::time::{Instant, Sleep, sleep_until};
 
@@ -42,6 +42,8 @@ enum Kind {
     Full(Full<Bytes>),
     File(FileBody),
     Upstream(AnswerBody<RequestBody>),
+    /// What is said to a handshake that is not taken.
+    Refusal(AnswerBody<Empty<Bytes>>),
 }
 
 impl Body {
@@ -70,6 +72,12 @@ impl From<AnswerBody<RequestBody>> for Body {
     }
 }
 
+impl From<AnswerBody<Empty<Bytes>>> for Body {
+    fn from(body: AnswerBody<Empty<Bytes>>) -> Self {
+        Self { kind: Kind::Refusal(body), in_flight: None, request: None }
+    }
+}
+
 impl From<FileBody> for Body {
     fn from(body: FileBody) -> Self {
         Self { kind: Kind::File(body), in_flight: None, request: None }
@@ -88,6 +96,7 @@ impl http_body::Body for Body {
             Kind::Full(body) => Pin::new(body).poll_frame(context).map_err(Into::into),
             Kind::File(body) => Pin::new(body).poll_frame(context).map_err(Into::into),
             Kind::Upstream(body) => Pin::new(body).poll_frame(context).map_err(Into::into),
+            Kind::Refusal(body) => Pin::new(body).poll_frame(context).map_err(Into::into),
         }
     }
 
@@ -96,6 +105,7 @@ impl http_body::Body for Body {
             Kind::Full(body) => body.is_end_stream(),
             Kind::File(body) => body.is_end_stream(),
             Kind::Upstream(body) => body.is_end_stream(),
+            Kind::Refusal(body) => body.is_end_stream(),
         }
     }
 
@@ -104,6 +114,7 @@ impl http_body::Body for Body {
             Kind::Full(body) => body.size_hint(),
             Kind::File(body) => body.size_hint(),
             Kind::Upstream(body) => body.size_hint(),
+            Kind::Refusal(body) => body.size_hint(),
         }
     }
 }

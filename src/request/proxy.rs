@@ -61,8 +61,12 @@ impl Visit<'_> {
                 let body = RequestBody::new(Rc::clone(&self.body), proxy.body_bytes_max);
                 let host = host_header(admitted);
                 let facts = self.facts(proxy, admitted, &host);
-                let head = || request_head(self.head, &facts);
-                match self.shared.client.send(&proxy.upstream, head, body).await {
+                let head = |length, out: &mut Vec<u8>| request_head(self.head, &facts, length, out);
+                // Looking for a file takes its time; otherwise the request has just begun.
+                let began_at = if proxy.try_files.is_some() { Instant::now() } else { self.started_at };
+                let (client, method) = (&self.shared.client, &self.head.method);
+                let answer = client.send(&proxy.upstream, method, head, body, began_at).await;
+                match answer {
                     Ok(answer) => answer.map(Body::from),
                     Err(error) => {
                         return self.refuse(metrics, admitted.scope.client, &error.into(), false);
@@ -110,7 +114,7 @@ impl Visit<'_> {
         let accept = accept_key(&key).map_err(BadRequest::Handshake)?;
         let host = host_header(admitted);
         let facts = self.facts(proxy, admitted, &host);
-        let head = || handshake_head(self.head, &facts, Some(&key));
+        let head = |out: &mut Vec<u8>| handshake_head(self.head, &facts, Some(&key), out);
         let client = &self.shared.client;
         let handshaken = client.handshake(&proxy.upstream, head, &accept, &handshake.subprotocols).await?;
         let (head, tunnel) = match handshaken {

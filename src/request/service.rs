@@ -26,7 +26,7 @@ use crate::files::{Files, Found};
 use crate::handler::Respond;
 use crate::listener::{Accepted, ConnInfo, GreetError, Stream};
 use crate::request::access_log::{AccessLog, Seen};
-use crate::request::body::{Body, BoxError, RequestBody, SharedBody};
+use crate::request::body::{Body, BoxError, SharedBody};
 use crate::request::pace::{Due, InFlight, Pace, Paced};
 use crate::request::{
     Admittance, Arrival, Limits, Live, Metrics, Rejection, RouteMetrics, Snapshot, TargetKind, admit,
@@ -76,7 +76,7 @@ pub(super) struct Shared {
     metrics: Arc<Metrics>,
     log: AccessLog,
     /// The connections of this worker to applications.
-    pub(super) client: Rc<upstream::Client<RequestBody>>,
+    pub(super) client: Rc<upstream::Client>,
 }
 
 impl Service {

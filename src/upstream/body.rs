@@ -1,108 +1,54 @@
-//! The bodies on their way through: nothing is collected, the slower side sets the pace.
+//! The body of an answer on its way through: nothing is collected, the slower side sets the pace.
 
-use std::cell::{Cell, RefCell};
 use std::fmt;
-use std::future::Future as _;
 use std::pin::Pin;
-use std::rc::Rc;
+use std::rc::Weak;
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
-use hyper::body::Incoming;
-use tokio::time;
-use tokio::time::{Instant, Sleep};
+use tokio::time::Instant;
 
-use crate::upstream::BoxError;
-use crate::upstream::client::Lease;
+use crate::upstream::answer::{Decoder, Piece};
+use crate::upstream::client::Client;
+use crate::upstream::conn::Conn;
+use crate::upstream::forward;
+use crate::upstream::outgoing::{Outgoing, Unsent};
 use crate::upstream::server::Flight;
-
-/// The body of a request, as it goes to a server.
-#[derive(Debug)]
-pub struct Outgoing<B>(Option<(B, Rc<Progress>)>);
-
-/// How far the body of a request has come, for who waits for the answer.
-#[derive(Debug)]
-pub(super) struct Progress {
-    /// When the client last sent something.
-    pub(super) moved_at: Cell<Instant>,
-    /// Whether the client is waited for: then silence is not the server's fault.
-    pub(super) awaited: Cell<bool>,
-    /// Why the client's body has ended too early.
-    pub(super) error: RefCell<Option<BoxError>>,
-}
-
-/// The client's body has failed; why is in the error of the request.
-#[derive(Debug, thiserror::Error)]
-#[error("the body of the request is broken")]
-pub struct BrokenRequest;
-
-impl<B> Outgoing<B> {
-    pub(super) fn empty() -> Self {
-        Self(None)
-    }
-
-    pub(super) fn streaming(body: B) -> (Self, Rc<Progress>) {
-        let progress = Rc::new(Progress {
-            moved_at: Cell::new(Instant::now()),
-            awaited: Cell::new(false),
-            error: RefCell::default(),
-        });
-        (Self(Some((body, Rc::clone(&progress)))), progress)
-    }
-
-    pub(super) fn is_empty(&self) -> bool {
-        self.0.is_none()
-    }
-}
-
-impl<B> Body for Outgoing<B>
-where
-    B: Body<Data = Bytes> + Unpin,
-    B::Error: Into<BoxError>,
-{
-    type Data = Bytes;
-    type Error = BrokenRequest;
-
-    fn poll_frame(
-        self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, BrokenRequest>>> {
-        let Some((body, progress)) = &mut self.get_mut().0 else { return Poll::Ready(None) };
-        let Poll::Ready(frame) = Pin::new(body).poll_frame(context) else {
-            progress.awaited.set(true);
-            return Poll::Pending;
-        };
-        progress.awaited.set(false);
-        progress.moved_at.set(Instant::now());
-        Poll::Ready(frame.map(|frame| {
-            frame.map_err(|error| {
-                *progress.error.borrow_mut() = Some(error.into());
-                BrokenRequest
-            })
-        }))
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.0.as_ref().is_none_or(|(body, _)| body.is_end_stream())
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.0.as_ref().map_or_else(|| SizeHint::with_exact(0), |(body, _)| body.size_hint())
-    }
-}
+use crate::upstream::{BoxError, Upstream};
 
 /// The body of an answer. Its request counts until it is dropped, and its connection is kept once it has come
 /// to its end.
 pub struct AnswerBody<B> {
-    body: Incoming,
-    lease: Option<Lease<B>>,
+    decoder: Decoder,
+    /// A piece that came with the head.
+    first: Option<Piece>,
+    /// Until the end of the body.
+    link: Option<Box<Link<B>>>,
     flight: Option<Flight>,
     silence_max: Duration,
-    silence: Option<Pin<Box<Sleep>>>,
     /// Whether the timer runs for the silence of now, and not for an earlier one.
     silent: bool,
+    /// Why there is no more. Told a turn late, so that what came before goes out before.
+    failure: Option<BrokenAnswer>,
+}
+
+/// The connection that an answer comes over.
+pub(super) struct Link<B> {
+    pub(super) conn: Conn,
+    /// The request, whose body may be longer on its way than its answer.
+    pub(super) outgoing: Outgoing<B>,
+    /// Where the connection goes afterwards, if the server keeps it.
+    pub(super) home: Option<Home>,
+}
+
+/// The client whose connection it is, and to which server.
+pub(super) struct Home {
+    pub(super) client: Weak<Client>,
+    pub(super) server: u64,
+    pub(super) upstream: Arc<Upstream>,
 }
 
 /// Why an answer has no more body. What was sent of it must not look complete.
@@ -122,28 +68,46 @@ impl<B> fmt::Debug for AnswerBody<B> {
     }
 }
 
-impl<B: 'static> AnswerBody<B> {
+impl<B> AnswerBody<B>
+where
+    B: Body<Data = Bytes> + Unpin,
+    B::Error: Into<BoxError>,
+{
     pub(super) fn new(
-        body: Incoming,
-        lease: Option<Lease<B>>,
+        mut decoder: Decoder,
+        mut link: Link<B>,
         flight: Flight,
         silence_max: Duration,
     ) -> Self {
-        let mut answer =
-            Self { body, lease, flight: Some(flight), silence_max, silence: None, silent: false };
-        if answer.body.is_end_stream() {
-            answer.finish();
+        // Most answers come whole, and their connections are free before they are passed on. A malformed body
+        // still is one when it is asked for.
+        let first = decoder.next(&mut link.conn.input).unwrap_or_default();
+        let mut answer = Self {
+            decoder,
+            first,
+            link: None,
+            flight: Some(flight),
+            silence_max,
+            silent: false,
+            failure: None,
+        };
+        if answer.decoder.is_done() {
+            answer.finish(link);
+        } else {
+            answer.link = Some(Box::new(link));
         }
         answer
     }
 
     /// The whole of it has come.
-    fn finish(&mut self) {
-        if let Some(lease) = self.lease.take() {
-            lease.give_back();
+    fn finish(&mut self, link: Link<B>) {
+        if let Link { conn, outgoing, home: Some(home) } = link
+            && outgoing.is_sent()
+            && let Some(client) = home.client.upgrade()
+        {
+            client.keep(conn, home.server, &home.upstream);
         }
         self.flight = None;
-        self.silence = None;
     }
 
     fn fail(&mut self, error: BrokenAnswer) -> BrokenAnswer {
@@ -152,12 +116,49 @@ impl<B: 'static> AnswerBody<B> {
             upstream.metrics.broken.inc();
             tracing::debug!(upstream = &**upstream.name(), %error, "an answer is broken");
         }
-        self.lease = None;
+        self.link = None;
         error
+    }
+
+    fn poll_piece(&mut self, context: &mut Context<'_>) -> Poll<Result<Option<Piece>, BrokenAnswer>> {
+        if self.first.is_some() {
+            return Poll::Ready(Ok(self.first.take()));
+        }
+        let Some(link) = &mut self.link else { return Poll::Ready(Ok(None)) };
+        match link.outgoing.poll_send(context, &mut link.conn.stream) {
+            Poll::Ready(Err(Unsent::Client(_))) => return Poll::Ready(Err(BrokenAnswer::Truncated)),
+            // A server may answer without having read all.
+            Poll::Ready(Err(Unsent::Server) | Ok(())) | Poll::Pending => (),
+        }
+        // Each turn reads or returns, and the runtime lets no task read for ever.
+        loop {
+            let piece = self.decoder.next(&mut link.conn.input).map_err(|_| BrokenAnswer::Truncated)?;
+            if piece.is_some() || self.decoder.is_done() {
+                self.silent = false;
+                return Poll::Ready(Ok(piece));
+            }
+            match link.conn.poll_fill(context) {
+                Poll::Ready(Ok(1..)) => (),
+                Poll::Ready(Ok(0)) if self.decoder.close() => return Poll::Ready(Ok(None)),
+                Poll::Ready(Ok(0) | Err(_)) => return Poll::Ready(Err(BrokenAnswer::Truncated)),
+                Poll::Pending => {
+                    if !self.silent {
+                        link.conn.begin_silence(Instant::now() + self.silence_max);
+                        self.silent = true;
+                    }
+                    ready!(link.conn.poll_silence(context));
+                    return Poll::Ready(Err(BrokenAnswer::Timeout));
+                }
+            }
+        }
     }
 }
 
-impl<B: 'static> Body for AnswerBody<B> {
+impl<B> Body for AnswerBody<B>
+where
+    B: Body<Data = Bytes> + Unpin,
+    B::Error: Into<BoxError>,
+{
     type Data = Bytes;
     type Error = BrokenAnswer;
 
@@ -166,37 +167,43 @@ impl<B: 'static> Body for AnswerBody<B> {
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BrokenAnswer>>> {
         let answer = self.get_mut();
-        let Poll::Ready(frame) = Pin::new(&mut answer.body).poll_frame(context) else {
-            let silence_max = answer.silence_max;
-            let silence = answer.silence.get_or_insert_with(|| Box::pin(time::sleep(silence_max)));
-            if !answer.silent {
-                silence.as_mut().reset(Instant::now() + silence_max);
-                answer.silent = true;
-            }
-            ready!(silence.as_mut().poll(context));
-            return Poll::Ready(Some(Err(answer.fail(BrokenAnswer::Timeout))));
-        };
-        answer.silent = false;
-        match frame {
-            Some(Ok(frame)) => {
-                if answer.body.is_end_stream() {
-                    answer.finish();
-                }
-                Poll::Ready(Some(Ok(frame)))
-            }
-            Some(Err(_)) => Poll::Ready(Some(Err(answer.fail(BrokenAnswer::Truncated)))),
-            None => {
-                answer.finish();
-                Poll::Ready(None)
-            }
+        if let Some(failure) = answer.failure.take() {
+            return Poll::Ready(Some(Err(failure)));
         }
+        let piece = match ready!(answer.poll_piece(context)) {
+            Ok(piece) => piece,
+            Err(error) => {
+                answer.failure = Some(answer.fail(error));
+                context.waker().wake_by_ref();
+                return Poll::Pending;
+            }
+        };
+        if answer.decoder.is_done()
+            && let Some(link) = answer.link.take()
+        {
+            answer.finish(*link);
+        }
+        Poll::Ready(piece.map(|piece| {
+            Ok(match piece {
+                Piece::Data(data) => Frame::data(data),
+                Piece::Trailers(mut trailers) => {
+                    forward::clean_answer(&mut trailers);
+                    Frame::trailers(trailers)
+                }
+            })
+        }))
     }
 
     fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
+        self.decoder.is_done() && self.first.is_none()
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
+        let first = match &self.first {
+            Some(Piece::Data(data)) => data.len() as u64,
+            Some(Piece::Trailers(_)) | None => 0,
+        };
+        let left = self.decoder.len_left();
+        left.map_or_else(SizeHint::default, |left| SizeHint::with_exact(first.saturating_add(left)))
     }
 }

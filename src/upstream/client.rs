@@ -8,120 +8,106 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::CONTENT_LENGTH;
-use http::request::Parts;
-use http::{HeaderValue, Method, Request, Response, StatusCode, response};
+use http::{HeaderValue, Method, Response, StatusCode, response};
 use http_body::Body;
-use hyper::body::Incoming;
-use hyper::client::conn::http1;
-use hyper::client::conn::http1::SendRequest;
-use hyper_util::rt::TokioIo;
+use http_body_util::Empty;
+use hyper::ext::ReasonPhrase;
 use tokio::task::spawn_local;
 use tokio::time;
 use tokio::time::Instant;
 
-use crate::upstream::body::Progress;
+use crate::upstream::answer::{Decoder, Head};
+use crate::upstream::body::{Home, Link};
+use crate::upstream::conn::Conn;
 use crate::upstream::connect::connect;
+use crate::upstream::forward::BodyLength;
 use crate::upstream::metrics::{Kind, Outcome};
-use crate::upstream::server::{Flight, Server, Tried, Upstream};
-use crate::upstream::{AnswerBody, BoxError, Outgoing, Tunnel, UpstreamError, UpstreamStream, forward};
+use crate::upstream::outgoing::Outgoing;
+use crate::upstream::server::{Flight, Tried, Upstream};
+use crate::upstream::{AnswerBody, BoxError, Tunnel, UpstreamError, forward};
 
-/// The largest head of an answer, in bytes.
-const HEAD_BYTES_MAX: usize = 64 << 10;
-/// The most headers of an answer.
-const HEADERS_MAX: usize = 100;
 /// The most servers that one request goes to.
 const SERVERS_TRIED_MAX: usize = 3;
 
 /// The connections of one worker. It lives within a `LocalSet`.
-pub struct Client<B> {
+#[derive(Default)]
+pub struct Client {
     /// Idle ones by server, the latest last.
-    idle: RefCell<HashMap<u64, Vec<Idle<B>>>>,
+    idle: RefCell<HashMap<u64, Vec<Idle>>>,
     /// Whether a task looks after them.
     swept: RefCell<bool>,
 }
 
-struct Idle<B> {
-    sender: SendRequest<Outgoing<B>>,
+struct Idle {
+    conn: Conn,
     until: Instant,
 }
 
-impl<B> fmt::Debug for Client<B> {
+impl fmt::Debug for Client {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Client").finish_non_exhaustive()
     }
 }
 
-/// A connection that is in use and can be used again.
-pub(super) struct Lease<B> {
-    client: Weak<Client<B>>,
-    sender: SendRequest<Outgoing<B>>,
-    server: u64,
-    upstream: Arc<Upstream>,
-}
-
 /// What became of a WebSocket handshake.
 #[derive(Debug)]
-pub enum Handshaken<B> {
+pub enum Handshaken {
     /// The upstream agreed. The head is for the client, with the accept of the client's own key to be set.
     Open(response::Parts, Tunnel),
     /// Any other answer.
-    Answer(Response<AnswerBody<B>>),
+    Answer(Response<AnswerBody<Empty<Bytes>>>),
 }
 
-/// What a request over one connection came to, when to no answer.
-struct Failure<B> {
-    error: UpstreamError,
-    /// The request, if nothing of it was written.
-    unsent: Option<Request<Outgoing<B>>>,
-}
-
-impl<B> Client<B>
-where
-    B: Body<Data = Bytes> + Unpin + 'static,
-    B::Error: Into<BoxError>,
-{
+impl Client {
     /// A client without connections.
     pub fn new() -> Rc<Self> {
-        Rc::new(Self { idle: RefCell::default(), swept: RefCell::new(false) })
+        Rc::default()
     }
 
     /// Sends a request and waits for the head of its answer, which is cleaned of hop-by-hop headers.
     ///
-    /// `head` gives the head as [`forward::request_head`] makes it; it is called once more for each repetition.
+    /// `head` writes the head as [`forward::request_head`] does, for a body of this length. The request is taken to
+    /// have begun at `started_at`.
     /// A request is repeated if nothing of it was written, or if it has no body, its method is idempotent and
     /// its connection ended without an answer; each server gets it at most once over a new connection.
     ///
     /// # Errors
     ///
     /// There is no answer; [`UpstreamError`] says whose fault that is.
-    pub async fn send(
+    pub async fn send<B>(
         self: &Rc<Self>,
         upstream: &Arc<Upstream>,
-        head: impl Fn() -> Parts,
+        method: &Method,
+        head: impl FnOnce(BodyLength, &mut Vec<u8>),
         body: B,
-    ) -> Result<Response<AnswerBody<B>>, UpstreamError> {
-        let started_at = Instant::now();
-        let answer = self.send_uncounted(upstream, head, body, started_at).await;
+        started_at: Instant,
+    ) -> Result<Response<AnswerBody<B>>, UpstreamError>
+    where
+        B: Body<Data = Bytes> + Unpin,
+        B::Error: Into<BoxError>,
+    {
+        let outgoing = Outgoing::new(body, started_at, head);
+        let answer = self.send_uncounted(upstream, method, outgoing, started_at).await;
         let outcome = answer.as_ref().map_or_else(UpstreamError::outcome, |_| Outcome::Ok);
         upstream.metrics.count(Kind::Http, outcome, started_at.elapsed());
         answer
     }
 
-    async fn send_uncounted(
+    async fn send_uncounted<B>(
         self: &Rc<Self>,
         upstream: &Arc<Upstream>,
-        head: impl Fn() -> Parts,
-        body: B,
+        method: &Method,
+        mut outgoing: Outgoing<B>,
         started_at: Instant,
-    ) -> Result<Response<AnswerBody<B>>, UpstreamError> {
+    ) -> Result<Response<AnswerBody<B>>, UpstreamError>
+    where
+        B: Body<Data = Bytes> + Unpin,
+        B::Error: Into<BoxError>,
+    {
         let mut entered = upstream.enter()?;
-        let (mut outgoing, progress) = if body.is_end_stream() {
-            (Some(Outgoing::empty()), None)
-        } else {
-            let (outgoing, progress) = Outgoing::streaming(body);
-            (Some(outgoing), Some(progress))
-        };
+        let repeatable = outgoing.is_bare() && is_idempotent(method);
+        let to_head = method == Method::HEAD;
+        let silence_max = upstream.settings.response_timeout;
         let mut tried = Tried::default();
         let mut error = UpstreamError::NoServer;
         for attempt in 0..SERVERS_TRIED_MAX {
@@ -133,58 +119,47 @@ where
             let mut reused = self.take_idle(server.id, started_at);
             loop {
                 let is_reused = reused.is_some();
-                let sender = match reused.take() {
-                    Some(sender) => Ok(sender),
-                    None => self.open(upstream, server).await,
+                let conn = match reused.take() {
+                    Some(conn) => Ok(conn),
+                    None => connect(upstream, server).await.map(Conn::new),
                 };
-                let mut sender = match sender {
-                    Ok(sender) => sender,
+                let mut conn = match conn {
+                    Ok(conn) => conn,
                     Err(failed) => {
                         upstream.failed(server, &failed);
                         error = failed;
                         break;
                     }
                 };
-                let Some(body) = outgoing.take() else { return Err(error) };
-                let mut parts = head();
-                if body.is_empty() && [Method::POST, Method::PUT, Method::PATCH].contains(&parts.method) {
-                    // Some servers answer 411 to those without a length.
-                    parts.headers.insert(CONTENT_LENGTH, HeaderValue::from_static("0"));
-                }
-                let repeatable = body.is_empty() && is_idempotent(&parts.method);
-                let request = Request::from_parts(parts, body);
-                let silence_max = upstream.settings.response_timeout;
-                match exchange(&mut sender, request, silence_max, progress.as_deref()).await {
-                    Ok(answer) if answer.status() == StatusCode::SWITCHING_PROTOCOLS => {
+                // To connect takes its time, here or at the server before; otherwise the clock need not be asked.
+                let has_just_begun = is_reused && attempt == 0;
+                let began_at = if has_just_begun { started_at } else { Instant::now() };
+                match conn.exchange(&mut outgoing, to_head, began_at, silence_max).await {
+                    Ok(answer) if answer.status == StatusCode::SWITCHING_PROTOCOLS => {
                         let error = UpstreamError::BadResponse("a 101 that was not asked for");
                         upstream.failed(server, &error);
                         return Err(error);
                     }
-                    Ok(mut answer) => {
+                    Ok(answer) => {
                         upstream.succeeded(server);
-                        let lease = Lease {
+                        let home = answer.keeps.then(|| Home {
                             client: Rc::downgrade(self),
-                            sender,
                             server: server.id,
                             upstream: Arc::clone(upstream),
-                        };
-                        forward::clean_answer(answer.headers_mut());
-                        return Ok(answer.map(|body| AnswerBody::new(body, Some(lease), flight, silence_max)));
+                        });
+                        let link = Link { conn, outgoing, home };
+                        return Ok(respond(answer, |body| AnswerBody::new(body, link, flight, silence_max)));
                     }
-                    Err(failure) => {
-                        error = failure.error;
-                        let again = match (failure.unsent, &error) {
-                            (_, UpstreamError::ClientBody(_)) => return Err(error),
-                            (Some(request), _) => {
-                                outgoing = Some(request.into_body());
-                                true
-                            }
-                            (None, UpstreamError::Closed) if repeatable => {
-                                outgoing = Some(Outgoing::empty());
-                                true
-                            }
-                            (None, _) => false,
+                    Err(failed) => {
+                        error = failed;
+                        let again = match &error {
+                            UpstreamError::ClientBody(_) => return Err(error),
+                            UpstreamError::Closed => repeatable || outgoing.is_untouched(),
+                            _ => false,
                         };
+                        if again {
+                            outgoing.rewind();
+                        }
                         if is_reused && again {
                             // A server that was restarted has closed them all.
                             self.idle.borrow_mut().remove(&server.id);
@@ -206,21 +181,22 @@ where
 
     /// Sends a WebSocket handshake over a connection of its own.
     ///
-    /// `head` gives the head as [`forward::handshake_head`] makes it, `accept` is what its key asks for, and
+    /// `head` writes the head as [`forward::handshake_head`] does, `accept` is what its key asks for, and
     /// `offered` are the subprotocols in it. A 101 that is not right is an error, any other answer an answer.
     ///
     /// # Errors
     ///
     /// There is no answer; [`UpstreamError`] says whose fault that is.
     pub async fn handshake(
-        self: &Rc<Self>,
+        &self,
         upstream: &Arc<Upstream>,
-        head: impl Fn() -> Parts,
+        head: impl FnOnce(&mut Vec<u8>),
         accept: &HeaderValue,
         offered: &[String],
-    ) -> Result<Handshaken<B>, UpstreamError> {
+    ) -> Result<Handshaken, UpstreamError> {
         let started_at = Instant::now();
-        let answer = self.handshake_uncounted(upstream, head, accept, offered).await;
+        let outgoing = Outgoing::new(Empty::new(), started_at, |_, out| head(out));
+        let answer = handshake_uncounted(upstream, outgoing, accept, offered).await;
         let outcome = match &answer {
             Ok(Handshaken::Open(..)) => Outcome::Ok,
             Ok(Handshaken::Answer(_)) => Outcome::Refused,
@@ -229,114 +205,37 @@ where
         upstream.metrics.count(Kind::Tunnel, outcome, started_at.elapsed());
         answer
     }
-
-    async fn handshake_uncounted(
-        self: &Rc<Self>,
-        upstream: &Arc<Upstream>,
-        head: impl Fn() -> Parts,
-        accept: &HeaderValue,
-        offered: &[String],
-    ) -> Result<Handshaken<B>, UpstreamError> {
-        let mut entered = upstream.enter()?;
-        let mut tried = Tried::default();
-        let mut error = UpstreamError::NoServer;
-        for attempt in 0..SERVERS_TRIED_MAX {
-            let Some(server) = upstream.pick(&mut tried) else { break };
-            if 0 < attempt {
-                upstream.metrics.retries.inc();
-            }
-            let flight = Flight::new(server, entered);
-            let stream = match connect(upstream, server).await {
-                Ok(stream) => stream,
-                Err(failed) => {
-                    upstream.failed(server, &failed);
-                    error = failed;
-                    entered = flight.into_entered();
-                    continue;
-                }
-            };
-            let settings = &upstream.settings;
-            let failed = |error: UpstreamError| {
-                upstream.failed(server, &error);
-                error
-            };
-            let (mut sender, connection) = builder()
-                .handshake::<_, Outgoing<B>>(TokioIo::new(stream))
-                .await
-                .map_err(|error| failed(classify(&error)))?;
-            spawn_local(connection.with_upgrades());
-            let request = Request::from_parts(head(), Outgoing::empty());
-            let mut answer = exchange(&mut sender, request, settings.response_timeout, None)
-                .await
-                .map_err(|failure| failed(failure.error))?;
-            if answer.status() != StatusCode::SWITCHING_PROTOCOLS {
-                upstream.succeeded(server);
-                forward::clean_answer(answer.headers_mut());
-                let silence_max = settings.response_timeout;
-                return Ok(Handshaken::Answer(
-                    answer.map(|body| AnswerBody::new(body, None, flight, silence_max)),
-                ));
-            }
-            forward::check_switch(answer.headers(), accept, offered)
-                .map_err(|reason| failed(UpstreamError::BadResponse(reason)))?;
-            let upgraded = time::timeout(settings.response_timeout, hyper::upgrade::on(&mut answer)).await;
-            let upgraded = match upgraded {
-                Ok(Ok(upgraded)) => upgraded,
-                Ok(Err(error)) => return Err(failed(classify(&error))),
-                Err(_) => return Err(failed(UpstreamError::ResponseTimeout)),
-            };
-            let Ok(parts) = upgraded.downcast::<TokioIo<UpstreamStream>>() else {
-                return Err(UpstreamError::Closed);
-            };
-            upstream.succeeded(server);
-            let tunnel = Tunnel::new(parts.io.into_inner(), parts.read_buf, flight);
-            let (mut head, _) = answer.into_parts();
-            forward::clean_answer(&mut head.headers);
-            return Ok(Handshaken::Open(head, tunnel));
-        }
-        Err(error)
-    }
-
-    async fn open(
-        &self,
-        upstream: &Upstream,
-        server: &Server,
-    ) -> Result<SendRequest<Outgoing<B>>, UpstreamError> {
-        let stream = connect(upstream, server).await?;
-        let (sender, connection) =
-            builder().handshake(TokioIo::new(stream)).await.map_err(|error| classify(&error))?;
-        spawn_local(async move {
-            // Who waits for an answer is told, too.
-            connection.await.unwrap_or_else(|error| tracing::debug!(%error, "a connection has failed"));
-        });
-        Ok(sender)
-    }
 }
 
 /// Idle connections.
-impl<B: 'static> Client<B> {
+impl Client {
     /// A connection that is ready and as young as can be.
-    fn take_idle(&self, server: u64, now: Instant) -> Option<SendRequest<Outgoing<B>>> {
+    fn take_idle(&self, server: u64, now: Instant) -> Option<Conn> {
         let mut idle = self.idle.borrow_mut();
         let connections = idle.get_mut(&server)?;
-        // Old and closed ones are left to the sweep: there may be many, and the latest is most likely fit.
-        let fit = |one: &Idle<B>| one.sender.is_ready() && now < one.until;
-        let at = connections.iter().rposition(fit)?;
-        Some(connections.remove(at).sender)
+        // The latest is most likely fit, and behind one that is too old are only older ones.
+        while let Some(Idle { mut conn, .. }) = connections.pop_if(|one| now < one.until) {
+            if conn.is_fit() {
+                return Some(conn);
+            }
+        }
+        None
     }
 
-    fn keep(self: &Rc<Self>, lease: Lease<B>) {
-        let settings = &lease.upstream.settings;
-        if lease.sender.is_closed() || settings.keepalive == 0 {
+    /// Keeps a connection for the next request.
+    pub(super) fn keep(self: &Rc<Self>, conn: Conn, server: u64, upstream: &Upstream) {
+        let settings = &upstream.settings;
+        // What comes unasked would be taken for the next answer.
+        if !conn.input.is_empty() || settings.keepalive == 0 {
             return;
         }
         let mut idle = self.idle.borrow_mut();
-        let connections = idle.entry(lease.server).or_default();
+        let connections = idle.entry(server).or_default();
         if settings.keepalive <= connections.len() {
             connections.remove(0);
         }
         let until = Instant::now() + settings.idle_timeout;
-        connections.push(Idle { sender: lease.sender, until });
+        connections.push(Idle { conn, until });
         if !self.swept.replace(true) {
             spawn_local(sweep(Rc::downgrade(self)));
         }
@@ -347,7 +246,7 @@ impl<B: 'static> Client<B> {
         let now = Instant::now();
         let mut idle = self.idle.borrow_mut();
         idle.retain(|_, connections| {
-            connections.retain(|one| !one.sender.is_closed() && now < one.until);
+            connections.retain_mut(|one| now < one.until && one.conn.is_fit());
             !connections.is_empty()
         });
         if idle.is_empty() {
@@ -361,7 +260,7 @@ impl<B: 'static> Client<B> {
 const SWEEP: Duration = Duration::from_secs(1);
 
 /// Runs while there are idle connections, so that an idle worker has nothing to do.
-async fn sweep<B: 'static>(client: Weak<Client<B>>) {
+async fn sweep(client: Weak<Client>) {
     loop {
         time::sleep(SWEEP).await;
         if !client.upgrade().is_some_and(|client| client.drop_old()) {
@@ -370,69 +269,63 @@ async fn sweep<B: 'static>(client: Weak<Client<B>>) {
     }
 }
 
-impl<B: 'static> Lease<B> {
-    pub(super) fn give_back(self) {
-        if let Some(client) = self.client.upgrade() {
-            client.keep(self);
+async fn handshake_uncounted(
+    upstream: &Arc<Upstream>,
+    mut outgoing: Outgoing<Empty<Bytes>>,
+    accept: &HeaderValue,
+    offered: &[String],
+) -> Result<Handshaken, UpstreamError> {
+    let mut entered = upstream.enter()?;
+    let silence_max = upstream.settings.response_timeout;
+    let mut tried = Tried::default();
+    let mut error = UpstreamError::NoServer;
+    for attempt in 0..SERVERS_TRIED_MAX {
+        let Some(server) = upstream.pick(&mut tried) else { break };
+        if 0 < attempt {
+            upstream.metrics.retries.inc();
         }
-    }
-}
-
-pub(super) fn builder() -> http1::Builder {
-    let mut builder = http1::Builder::new();
-    builder.max_headers(HEADERS_MAX).max_buf_size(HEAD_BYTES_MAX);
-    builder
-}
-
-/// Sends a request over one connection and waits for the head of the answer.
-///
-/// Only silence that is the server's counts: while the client is waited for, it does not.
-async fn exchange<B>(
-    sender: &mut SendRequest<Outgoing<B>>,
-    request: Request<Outgoing<B>>,
-    silence_max: Duration,
-    progress: Option<&Progress>,
-) -> Result<Response<Incoming>, Failure<B>>
-where
-    B: Body<Data = Bytes> + Unpin + 'static,
-    B::Error: Into<BoxError>,
-{
-    let answer = sender.try_send_request(request);
-    tokio::pin!(answer);
-    let silence = time::sleep(silence_max);
-    tokio::pin!(silence);
-    loop {
-        tokio::select! {
-            biased;
-            answer = &mut answer => return answer.map_err(|mut failed| {
-                let client = progress.and_then(|progress| progress.error.borrow_mut().take());
-                let error = client.map_or_else(|| classify(failed.error()), UpstreamError::ClientBody);
-                Failure { error, unsent: failed.take_message() }
-            }),
-            () = &mut silence => {
-                let now = Instant::now();
-                let until = match progress {
-                    Some(progress) if progress.awaited.get() => now + silence_max,
-                    Some(progress) => progress.moved_at.get() + silence_max,
-                    None => now,
-                };
-                if until <= now {
-                    return Err(Failure { error: UpstreamError::ResponseTimeout, unsent: None });
-                }
-                silence.as_mut().reset(until);
+        let flight = Flight::new(server, entered);
+        let mut conn = match connect(upstream, server).await {
+            Ok(stream) => Conn::new(stream),
+            Err(failed) => {
+                upstream.failed(server, &failed);
+                error = failed;
+                entered = flight.into_entered();
+                continue;
             }
+        };
+        let failed = |error: UpstreamError| {
+            upstream.failed(server, &error);
+            error
+        };
+        let answer =
+            conn.exchange(&mut outgoing, false, Instant::now(), silence_max).await.map_err(failed)?;
+        if answer.status != StatusCode::SWITCHING_PROTOCOLS {
+            upstream.succeeded(server);
+            let link = Link { conn, outgoing, home: None };
+            let answer = respond(answer, |body| AnswerBody::new(body, link, flight, silence_max));
+            return Ok(Handshaken::Answer(answer));
         }
+        forward::check_switch(&answer.headers, accept, offered)
+            .map_err(|reason| failed(UpstreamError::BadResponse(reason)))?;
+        upstream.succeeded(server);
+        let tunnel = Tunnel::new(conn.stream, conn.input, flight);
+        let (head, ()) = respond(answer, |_| ()).into_parts();
+        return Ok(Handshaken::Open(head, tunnel));
     }
+    Err(error)
 }
 
-pub(super) fn classify(error: &hyper::Error) -> UpstreamError {
-    if error.is_parse_too_large() {
-        UpstreamError::BadResponse("its head is too large")
-    } else if error.is_parse() {
-        UpstreamError::BadResponse("it is malformed")
-    } else {
-        UpstreamError::Closed
+/// The answer for the client, without what is of the connection to the server only.
+fn respond<T>(head: Head, body: impl FnOnce(Decoder) -> T) -> Response<T> {
+    let mut answer = Response::new(body(head.body));
+    *answer.status_mut() = head.status;
+    *answer.headers_mut() = head.headers;
+    forward::clean_answer(answer.headers_mut());
+    if let Some(reason) = head.reason.and_then(|reason| ReasonPhrase::try_from(reason).ok()) {
+        answer.extensions_mut().insert(reason);
     }
+    answer
 }
 
 /// Rule: RFC 9110, 9.2.2.

@@ -1,18 +1,19 @@
 //! What of a head goes through to the application, and what comes back. Pure.
 //!
-//! A request that goes on has exactly one reading: one Host, no hop-by-hop header, no name that an application
-//! folds into another one, and about the client only what was found out here. Length and transfer coding are
-//! left to who sends the body.
+//! A request that goes on has exactly one reading: one Host, one length, no hop-by-hop header, no name that an
+//! application folds into another one, and about the client only what was found out here. Its head is written
+//! as it goes over the wire, from the one that came: a map of headers between the two would cost more than both.
 
-use std::fmt::Write as _;
+use std::io::Write as _;
 use std::net::IpAddr;
 
 use http::header::{
-    CONNECTION, CONTENT_LENGTH, COOKIE, FORWARDED, HOST, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY,
-    SEC_WEBSOCKET_PROTOCOL, SEC_WEBSOCKET_VERSION, TE, UPGRADE,
+    CONNECTION, CONTENT_LENGTH, COOKIE, EXPECT, FORWARDED, HOST, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION,
+    SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_PROTOCOL, SEC_WEBSOCKET_VERSION, TE, TRAILER,
+    TRANSFER_ENCODING, UPGRADE, USER_AGENT,
 };
 use http::request::Parts;
-use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Uri, Version};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Uri};
 
 use crate::scope::ClientAddr;
 
@@ -38,6 +39,17 @@ pub struct Facts<'a> {
     pub fresh_trace: Option<(u128, u64)>,
 }
 
+/// How the end of a request's body is told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BodyLength {
+    /// There is no body.
+    Empty,
+    /// So many bytes.
+    Known(u64),
+    /// It comes in chunks.
+    Unknown,
+}
+
 const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
@@ -48,104 +60,202 @@ const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 const TRACESTATE: HeaderName = HeaderName::from_static("tracestate");
 
 /// Of one connection only, whether or not `Connection` names them.
-fn is_hop_by_hop(name: &str) -> bool {
-    matches!(
-        name,
-        "connection"
-            | "http2-settings"
-            | "keep-alive"
-            | "proxy"
-            | "proxy-authenticate"
-            | "proxy-authorization"
-            | "proxy-connection"
-            | "te"
-            | "trailer"
-            | "transfer-encoding"
-            | "upgrade"
-    )
+fn is_hop_by_hop(name: &HeaderName) -> bool {
+    match *name {
+        CONNECTION | PROXY_AUTHENTICATE | PROXY_AUTHORIZATION | TE | TRAILER | TRANSFER_ENCODING
+        | UPGRADE => true,
+        _ => matches!(name.as_str(), "http2-settings" | "keep-alive" | "proxy" | "proxy-connection"),
+    }
 }
 
 /// Written anew, or by who sends the body.
-fn is_ours(name: &str) -> bool {
-    matches!(
-        name,
-        "content-length" | "cookie" | "expect" | "forwarded" | "host" | "x-real-ip" | "x-request-id"
-    ) || name.starts_with("x-forwarded-")
+fn is_ours(name: &HeaderName) -> bool {
+    match *name {
+        CONTENT_LENGTH | COOKIE | EXPECT | FORWARDED | HOST => true,
+        _ => {
+            let name = name.as_str();
+            matches!(name, "x-real-ip" | "x-request-id") || name.starts_with("x-forwarded-")
+        }
+    }
 }
 
-/// Between the addresses of a chain of proxies.
-const BETWEEN: &str = ", ";
-/// Room for what is said of a chain of a few.
-const CHAIN_LEN: usize = 64;
-/// Headers that this side adds, at most.
-const ADDED: usize = 12;
+/// Room for a head as most are.
+const HEAD_LEN: usize = 1 << 10;
 /// Entries of `X-Forwarded-For` that are looked at, at most.
 const HOPS_MAX: usize = 32;
 /// The longest `X-Request-ID` that is passed on.
 const REQUEST_ID_LEN_MAX: usize = 128;
 
-/// The head of a plain request as the application gets it.
+/// Writes the head of a plain request as the application gets it.
 ///
 /// `traceparent` is passed on if it is one, with its `tracestate`. One that is made says that the request is
 /// sampled: most samplers follow their parent, and would otherwise trace nothing.
-pub fn request_head(sent: &Parts, facts: &Facts<'_>) -> Parts {
-    let mut headers = HeaderMap::with_capacity(sent.headers.len() + ADDED);
-    headers.insert(HOST, facts.host.clone());
-    let named = named_by_connection(&sent.headers);
-    let traced = only(&sent.headers, &TRACEPARENT).is_some_and(is_traceparent);
-    for (name, value) in &sent.headers {
-        let text = name.as_str();
-        let dropped = is_hop_by_hop(text)
-            || is_ours(text)
-            || text.contains('_')
-            || (!traced && (*name == TRACEPARENT || *name == TRACESTATE))
-            || named.iter().any(|one| text.as_bytes().eq_ignore_ascii_case(one));
-        if !dropped {
-            headers.append(name, value.clone());
-        }
-    }
-    if let Some(cookie) = cookies(&sent.headers) {
-        headers.insert(COOKIE, cookie);
-    }
-    let takes_trailers = sent.headers.get_all(TE).into_iter().any(|line| {
-        line.as_bytes()
-            .split(|&byte| byte == b',')
-            .any(|one| one.trim_ascii().eq_ignore_ascii_case(b"trailers"))
-    });
+pub fn request_head(sent: &Parts, facts: &Facts<'_>, length: BodyLength, out: &mut Vec<u8>) {
+    let mut head = Head::begin(&sent.method, &sent.uri, out);
+    pass_on(&mut head, &sent.headers, facts, |_| false);
+    let takes_trailers =
+        sent.headers.get_all(TE).into_iter().any(|line| has_word(line.as_bytes(), b"trailers"));
     if takes_trailers {
-        headers.insert(TE, HeaderValue::from_static("trailers"));
+        head.line(&TE, b"trailers");
     }
-    stamp(&mut headers, &sent.headers, facts);
-    if let (false, Some((trace, span))) = (traced, facts.fresh_trace)
-        && let Ok(parent) = HeaderValue::from_str(&format!("00-{trace:032x}-{span:016x}-01"))
-    {
-        headers.insert(TRACEPARENT, parent);
+    match length {
+        // Some servers answer 411 to those without a length.
+        BodyLength::Empty if [Method::POST, Method::PUT, Method::PATCH].contains(&sent.method) => {
+            head.line(&CONTENT_LENGTH, b"0");
+        }
+        BodyLength::Empty => (),
+        BodyLength::Known(len) => head.line(&CONTENT_LENGTH, len.to_string().as_bytes()),
+        BodyLength::Unknown => head.line(&TRANSFER_ENCODING, b"chunked"),
     }
-    let mut parts = Request::new(()).into_parts().0;
-    parts.method = sent.method.clone();
-    parts.uri = origin_form(&sent.uri);
-    parts.version = Version::HTTP_11;
-    parts.headers = headers;
-    parts
+    head.end();
 }
 
-/// The head of a WebSocket handshake as the application gets it; `key` is in place of the client's own, which
-/// HTTP/2 does not have.
-pub fn handshake_head(sent: &Parts, facts: &Facts<'_>, key: Option<&HeaderValue>) -> Parts {
-    let mut parts = request_head(sent, facts);
-    parts.method = Method::GET;
-    parts.headers.remove(TE);
-    parts.headers.insert(CONNECTION, HeaderValue::from_static("Upgrade"));
-    parts.headers.insert(UPGRADE, HeaderValue::from_static("websocket"));
-    parts.headers.insert(SEC_WEBSOCKET_VERSION, HeaderValue::from_static("13"));
+/// Writes the head of a WebSocket handshake as the application gets it; `key` is in place of the client's own,
+/// which HTTP/2 does not have.
+pub fn handshake_head(sent: &Parts, facts: &Facts<'_>, key: Option<&HeaderValue>, out: &mut Vec<u8>) {
+    let mut head = Head::begin(&Method::GET, &sent.uri, out);
+    let is_replaced =
+        |name: &HeaderName| *name == SEC_WEBSOCKET_VERSION || (key.is_some() && *name == SEC_WEBSOCKET_KEY);
+    pass_on(&mut head, &sent.headers, facts, is_replaced);
+    head.line(&CONNECTION, b"Upgrade");
+    head.line(&UPGRADE, b"websocket");
+    head.line(&SEC_WEBSOCKET_VERSION, b"13");
     if let Some(key) = key {
-        parts.headers.insert(SEC_WEBSOCKET_KEY, key.clone());
+        head.line(&SEC_WEBSOCKET_KEY, key.as_bytes());
     }
-    parts
+    head.end();
+}
+
+/// Writes the head of a health check.
+pub fn check_head(target: &Uri, host: &HeaderValue, out: &mut Vec<u8>) {
+    let mut head = Head::begin(&Method::GET, target, out);
+    head.line(&HOST, host.as_bytes());
+    head.line(&USER_AGENT, b"anteroom-health");
+    head.end();
+}
+
+/// The host, what the client sent of itself, and what is said of it here.
+fn pass_on(
+    head: &mut Head<'_>,
+    sent: &HeaderMap,
+    facts: &Facts<'_>,
+    is_replaced: impl Fn(&HeaderName) -> bool,
+) {
+    head.line(&HOST, facts.host.as_bytes());
+    let named = named_by_connection(sent);
+    let traced = only(sent, &TRACEPARENT).is_some_and(is_traceparent);
+    for (name, value) in sent {
+        let text = name.as_str();
+        let dropped = is_hop_by_hop(name)
+            || is_ours(name)
+            || text.bytes().any(|byte| byte == b'_')
+            || (!traced && (*name == TRACEPARENT || *name == TRACESTATE))
+            || is_replaced(name)
+            || named.iter().any(|one| text.as_bytes().eq_ignore_ascii_case(one));
+        if !dropped {
+            head.line(name, value.as_bytes());
+        }
+    }
+    // All in one line: HTTP/2 may send each in its own (RFC 9113, 8.2.3), and applications take the first.
+    let mut cookies = sent.get_all(COOKIE).into_iter();
+    if let Some(first) = cookies.next() {
+        head.begin_line(&COOKIE);
+        head.text(first.as_bytes());
+        for cookie in cookies {
+            head.text(b"; ");
+            head.text(cookie.as_bytes());
+        }
+        head.end_line();
+    }
+    stamp(head, sent, facts);
+    if let (false, Some((trace, span))) = (traced, facts.fresh_trace) {
+        head.begin_line(&TRACEPARENT);
+        head.text(b"00-");
+        head.hex(trace, 32);
+        head.text(b"-");
+        head.hex(span.into(), 16);
+        head.text(b"-01");
+        head.end_line();
+    }
+}
+
+/// A head that is being written. Names and values are valid where they come from, so no line ends within one.
+struct Head<'a>(&'a mut Vec<u8>);
+
+impl<'a> Head<'a> {
+    /// Scheme and authority of an absolute target are in Host and in what is said of the client.
+    fn begin(method: &Method, target: &Uri, out: &'a mut Vec<u8>) -> Self {
+        out.reserve(HEAD_LEN);
+        let mut head = Self(out);
+        head.text(method.as_str().as_bytes());
+        head.text(b" ");
+        let path = target.path_and_query().map_or("", |path| path.as_str());
+        if !path.starts_with(['/', '*']) {
+            head.text(b"/");
+        }
+        head.text(path.as_bytes());
+        head.text(b" HTTP/1.1\r\n");
+        head
+    }
+
+    fn line(&mut self, name: &HeaderName, value: &[u8]) {
+        self.begin_line(name);
+        self.text(value);
+        self.end_line();
+    }
+
+    fn begin_line(&mut self, name: &HeaderName) {
+        self.text(name.as_str().as_bytes());
+        self.text(b": ");
+    }
+
+    fn text(&mut self, text: &[u8]) {
+        self.0.extend_from_slice(text);
+    }
+
+    /// As many hexadecimal digits of a number.
+    fn hex(&mut self, number: u128, digits: usize) {
+        let digit = |half: u8| if half < 10 { b'0' + half } else { b'a' - 10 + half };
+        let mut text = [0; 32];
+        for ([high, low], byte) in text.as_chunks_mut().0.iter_mut().zip(number.to_be_bytes()) {
+            (*high, *low) = (digit(byte >> 4), digit(byte & 0xF));
+        }
+        self.text(text.split_at(text.len() - digits).1);
+    }
+
+    fn address(&mut self, address: IpAddr) {
+        match address {
+            // Most are, and formatting them is most of what all this costs.
+            IpAddr::V4(address) => {
+                for (place, octet) in address.octets().into_iter().enumerate() {
+                    self.text(if place == 0 { b"" } else { b"." });
+                    for (least, unit) in [(100, 100), (10, 10), (0, 1)] {
+                        if least <= octet {
+                            self.0.push(b'0' + octet / unit % 10);
+                        }
+                    }
+                }
+            }
+            // Writing to a `Vec` does not fail.
+            IpAddr::V6(address) => write!(self.0, "{address}").unwrap_or_default(),
+        }
+    }
+
+    fn end_line(&mut self) {
+        self.text(b"\r\n");
+    }
+
+    fn end(mut self) {
+        self.end_line();
+    }
 }
 
 /// Removes from an answer what is of the connection to the server only.
 pub fn clean_answer(headers: &mut HeaderMap) {
+    // Most answers have none.
+    if !headers.keys().any(is_hop_by_hop) {
+        return;
+    }
     if headers.contains_key(CONNECTION) {
         let named: Vec<HeaderName> = named_by_connection(headers)
             .into_iter()
@@ -157,8 +267,7 @@ pub fn clean_answer(headers: &mut HeaderMap) {
             headers.remove(name);
         }
     }
-    // Most answers have none.
-    while let Some(name) = headers.keys().find(|name| is_hop_by_hop(name.as_str())).cloned() {
+    while let Some(name) = headers.keys().find(|name| is_hop_by_hop(name)).cloned() {
         headers.remove(name);
     }
 }
@@ -175,15 +284,10 @@ pub fn check_switch(
     accept: &HeaderValue,
     offered: &[String],
 ) -> Result<(), &'static str> {
-    let names = |name: &HeaderName, word: &[u8]| {
-        let lines = headers.get_all(name).into_iter();
-        let mut words = lines.flat_map(|line| line.as_bytes().split(|&byte| byte == b','));
-        words.any(|one| one.trim_ascii().eq_ignore_ascii_case(word))
-    };
     if only(headers, &UPGRADE).is_none_or(|line| !line.as_bytes().eq_ignore_ascii_case(b"websocket")) {
         return Err("a 101 to something else than a WebSocket");
     }
-    if !names(&CONNECTION, b"upgrade") {
+    if !headers.get_all(CONNECTION).into_iter().any(|line| has_word(line.as_bytes(), b"upgrade")) {
         return Err("a 101 whose `Connection` does not name `upgrade`");
     }
     if only(headers, &SEC_WEBSOCKET_ACCEPT) != Some(accept) {
@@ -204,57 +308,66 @@ pub fn check_switch(
 ///
 /// `X-Forwarded-For` begins with the client: what stands left of it was written by the client, and Daphne takes
 /// the first entry. Proxies that are trusted follow, the peer last.
-fn stamp(headers: &mut HeaderMap, sent: &HeaderMap, facts: &Facts<'_>) {
-    let mut put = |name: HeaderName, text: &str| {
-        // Of our making, and without a byte that a value must not have.
-        if let Ok(value) = HeaderValue::from_str(text) {
-            headers.insert(name, value);
+fn stamp(head: &mut Head<'_>, sent: &HeaderMap, facts: &Facts<'_>) {
+    let hops = hops(sent, facts);
+    if let Some(client) = hops.first() {
+        head.begin_line(&X_FORWARDED_FOR);
+        for (place, hop) in hops.iter().enumerate() {
+            head.text(if place == 0 { b"" } else { b", " });
+            head.address(*hop);
         }
-    };
-    // Each address becomes text once, which is most of what this costs.
-    let mut chain = String::with_capacity(CHAIN_LEN);
-    for hop in hops(sent, facts) {
-        // Writing to a `String` does not fail.
-        let _infallible = write!(chain, "{}{hop}", if chain.is_empty() { "" } else { BETWEEN });
-    }
-    let client = chain.split(BETWEEN).next().filter(|client| !client.is_empty());
-    if let Some(client) = client {
-        put(X_FORWARDED_FOR, &chain);
-        put(X_REAL_IP, client);
+        head.end_line();
+        head.begin_line(&X_REAL_IP);
+        head.address(*client);
+        head.end_line();
     }
     let (scheme, default_port) = if facts.https { ("https", "443") } else { ("http", "80") };
     let host = facts.host.to_str().unwrap_or_default();
     let port = host.rsplit_once(':').map(|(_, port)| port).filter(|port| !port.ends_with(']'));
     // A proxy knows a port that the host leaves out because it is another's default.
-    let told =
-        only(sent, &X_FORWARDED_PORT).filter(|_| facts.chain_trusted).and_then(|told| told.to_str().ok());
-    let told = told.filter(|told| told.parse::<u16>().is_ok_and(|port| 0 < port) && !told.starts_with('+'));
-    put(X_FORWARDED_PORT, port.or(told).unwrap_or(default_port));
-    put(FORWARDED, &forwarded(&chain, host, scheme));
-    let id = sent.get(X_REQUEST_ID).filter(|_| facts.peer_trusted);
-    match id.filter(|id| only(sent, &X_REQUEST_ID).is_some() && is_request_id(id)) {
-        Some(id) => {
-            headers.insert(X_REQUEST_ID, id.clone());
-        }
-        None => put(X_REQUEST_ID, &format!("{:032x}", facts.fresh_id)),
+    let told = || {
+        let told = only(sent, &X_FORWARDED_PORT).filter(|_| facts.chain_trusted)?.to_str().ok()?;
+        let is_port = told.parse::<u16>().is_ok_and(|port| 0 < port) && !told.starts_with('+');
+        is_port.then_some(told)
+    };
+    head.line(&X_FORWARDED_PORT, port.or_else(told).unwrap_or(default_port).as_bytes());
+    head.begin_line(&FORWARDED);
+    forwarded(head, &hops, host, scheme);
+    head.end_line();
+    let id = Some(sent).filter(|_| facts.peer_trusted).and_then(|sent| only(sent, &X_REQUEST_ID));
+    head.begin_line(&X_REQUEST_ID);
+    match id.filter(|id| is_request_id(id)) {
+        Some(id) => head.text(id.as_bytes()),
+        None => head.hex(facts.fresh_id, 32),
     }
-    headers.insert(X_FORWARDED_PROTO, HeaderValue::from_static(scheme));
-    headers.insert(X_FORWARDED_HOST, facts.host.clone());
+    head.end_line();
+    head.line(&X_FORWARDED_PROTO, scheme.as_bytes());
+    head.line(&X_FORWARDED_HOST, facts.host.as_bytes());
 }
 
 /// The elements of `Forwarded` (RFC 7239): the client with what it asked for, then the proxies behind it.
-fn forwarded(chain: &str, host: &str, scheme: &str) -> String {
-    let mut text = String::with_capacity(CHAIN_LEN + host.len());
-    for (place, hop) in chain.split(BETWEEN).enumerate() {
-        let (open, close) = if hop.contains(':') { ("\"[", "]\"") } else { ("", "") };
-        let node = if hop.is_empty() { "unknown" } else { hop };
-        text.extend([if place == 0 { "" } else { BETWEEN }, "for=", open, node, close]);
+fn forwarded(head: &mut Head<'_>, hops: &[IpAddr], host: &str, scheme: &str) {
+    let known = hops.iter().copied().map(Some);
+    let unknown = hops.is_empty().then_some(None);
+    for (place, hop) in known.chain(unknown).enumerate() {
+        head.text(if place == 0 { b"for=" } else { b", for=" });
+        match hop {
+            Some(hop @ IpAddr::V4(_)) => head.address(hop),
+            Some(hop @ IpAddr::V6(_)) => {
+                head.text(b"\"[");
+                head.address(hop);
+                head.text(b"]\"");
+            }
+            None => head.text(b"unknown"),
+        }
         if place == 0 {
             // A quoted string: a host has neither quotes nor backslashes, for it was validated.
-            text.extend([";host=\"", host, "\";proto=", scheme]);
+            head.text(b";host=\"");
+            head.text(host.as_bytes());
+            head.text(b"\";proto=");
+            head.text(scheme.as_bytes());
         }
     }
-    text
 }
 
 /// The client and the trusted proxies behind it, as far as their addresses are known.
@@ -306,27 +419,6 @@ fn named_by_connection(headers: &HeaderMap) -> Vec<&[u8]> {
         .collect()
 }
 
-/// All cookies in one line: HTTP/2 may send each in its own (RFC 9113, 8.2.3), and applications take the first.
-fn cookies(headers: &HeaderMap) -> Option<HeaderValue> {
-    let mut lines = headers.get_all(COOKIE).into_iter();
-    let first = lines.next()?;
-    let Some(second) = lines.next() else { return Some(first.clone()) };
-    let mut joined = first.as_bytes().to_vec();
-    for line in std::iter::once(second).chain(lines) {
-        joined.extend_from_slice(b"; ");
-        joined.extend_from_slice(line.as_bytes());
-    }
-    HeaderValue::from_bytes(&joined).ok()
-}
-
-/// Scheme and authority of an absolute target are in Host and in what is said of the client.
-fn origin_form(uri: &Uri) -> Uri {
-    match uri.path_and_query() {
-        Some(path) => Uri::from(path.clone()),
-        None => Uri::from_static("/"),
-    }
-}
-
 fn is_request_id(value: &HeaderValue) -> bool {
     let sane = |byte: &u8| byte.is_ascii_alphanumeric() || b"._-".contains(byte);
     (1..=REQUEST_ID_LEN_MAX).contains(&value.len()) && value.as_bytes().iter().all(sane)
@@ -351,6 +443,11 @@ fn is_traceparent(value: &HeaderValue) -> bool {
         Some("ff") | None => false,
         Some(_) => trace.is_some() && span.is_some() && flags.is_some(),
     }
+}
+
+/// Whether a word stands in a list that is separated by commas.
+pub(super) fn has_word(list: &[u8], word: &[u8]) -> bool {
+    list.split(|&byte| byte == b',').any(|one| one.trim_ascii().eq_ignore_ascii_case(word))
 }
 
 /// The value of a header that stands exactly once.

@@ -3,19 +3,17 @@
 use std::sync::{Arc, Weak};
 
 use bytes::Bytes;
-use http::header::{HOST, USER_AGENT};
-use http::{HeaderValue, Request, StatusCode};
+use http::{HeaderValue, StatusCode, Uri};
 use http_body_util::Empty;
-use hyper_util::rt::TokioIo;
 use tokio::time;
 use tokio::time::Instant;
 
-use crate::upstream::UpstreamError;
-use crate::upstream::client::{builder, classify};
+use crate::upstream::conn::Conn;
 use crate::upstream::connect::connect;
 use crate::upstream::metrics::{Kind, Outcome};
+use crate::upstream::outgoing::Outgoing;
 use crate::upstream::server::{Server, Upstream};
-use crate::upstream::{HealthCheck, ServerAddress};
+use crate::upstream::{HealthCheck, ServerAddress, UpstreamError, forward};
 
 /// Checks one server until nobody uses its upstream any more.
 pub(super) async fn watch(upstream: Weak<Upstream>, server: Arc<Server>) {
@@ -39,24 +37,17 @@ pub(super) async fn watch(upstream: Weak<Upstream>, server: Arc<Server>) {
 }
 
 async fn ask(upstream: &Upstream, server: &Server, check: &HealthCheck) -> Result<StatusCode, UpstreamError> {
-    let stream = connect(upstream, server).await?;
-    let mut request = Request::new(Empty::<Bytes>::new());
-    *request.uri_mut() = check.path.parse().map_err(|_| UpstreamError::BadResponse("the path is none"))?;
+    let mut conn = Conn::new(connect(upstream, server).await?);
+    let target: Uri = check.path.parse().map_err(|_| UpstreamError::BadResponse("the path is none"))?;
     let host = match &server.address {
         ServerAddress::Tcp { host, port, .. } if host.contains(':') => format!("[{host}]:{port}"),
         ServerAddress::Tcp { host, port, .. } => format!("{host}:{port}"),
         ServerAddress::Unix(_) => "localhost".to_owned(),
     };
     let host = HeaderValue::from_str(&host).unwrap_or(HeaderValue::from_static("localhost"));
-    request.headers_mut().insert(HOST, host);
-    request.headers_mut().insert(USER_AGENT, HeaderValue::from_static("anteroom-health"));
-    let (mut sender, connection) =
-        builder().handshake(TokioIo::new(stream)).await.map_err(|error| classify(&error))?;
-    // Both end here: the connection goes with the answer's head.
-    tokio::select! {
-        answer = sender.send_request(request) => {
-            answer.map(|answer| answer.status()).map_err(|error| classify(&error))
-        }
-        ended = connection => Err(ended.map_or_else(|error| classify(&error), |()| UpstreamError::Closed)),
-    }
+    let head = |_, out: &mut Vec<u8>| forward::check_head(&target, &host, out);
+    let now = Instant::now();
+    let mut outgoing = Outgoing::new(Empty::<Bytes>::new(), now, head);
+    // The connection ends here: it goes with the answer's head.
+    Ok(conn.exchange(&mut outgoing, false, now, check.timeout).await?.status)
 }

@@ -3,12 +3,15 @@
 //! An [`Upstream`] is shared by all workers and knows how its servers are. A [`Client`] belongs to one worker and
 //! holds its idle connections, which live on that worker's runtime. [`forward`] says what of a head goes through.
 
+pub mod answer;
 pub mod forward;
 mod settings;
 mod error;
 mod server;
 mod tls;
 mod connect;
+mod outgoing;
+mod conn;
 mod body;
 mod client;
 mod tunnel;
@@ -16,7 +19,7 @@ mod health;
 mod registry;
 mod metrics;
 
-pub use body::{AnswerBody, BrokenAnswer, BrokenRequest, Outgoing};
+pub use body::{AnswerBody, BrokenAnswer};
 pub use client::{Client, Handshaken};
 pub use error::{BoxError, UpstreamError};
 pub use metrics::Metrics;

@@ -52,6 +52,7 @@ const PURE: &[&str] = &[
     "route",
     "scope",
     "session/rate.rs",
+    "upstream/answer.rs",
     "upstream/forward.rs",
     "upstream/settings.rs",
     "websocket",

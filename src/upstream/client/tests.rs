@@ -19,6 +19,8 @@ enum Pieces {
     Of(Vec<&'static str>),
     Broken,
     Silent,
+    /// As they are sent.
+    Channel(tokio::sync::mpsc::Receiver<&'static str>),
     /// For ever, counted.
     Flood(Rc<std::cell::Cell<usize>>),
 }
@@ -29,9 +31,12 @@ impl Body for Pieces {
 
     fn poll_frame(
         self: Pin<&mut Self>,
-        _: &mut Context<'_>,
+        context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, io::Error>>> {
         match self.get_mut() {
+            Self::Channel(pieces) => {
+                pieces.poll_recv(context).map(|piece| piece.map(|piece| Ok(Frame::data(piece.into()))))
+            }
             Self::Of(pieces) if pieces.is_empty() => Poll::Ready(None),
             Self::Of(pieces) => Poll::Ready(Some(Ok(Frame::data(pieces.remove(0).into())))),
             Self::Broken => Poll::Ready(Some(Err(io::Error::other("the client left")))),
@@ -52,7 +57,7 @@ const NO_BODY: fn() -> Pieces = || Pieces::Of(Vec::new());
 const OK: &str = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
 
 struct Bed {
-    client: Rc<Client<Pieces>>,
+    client: Rc<Client>,
     upstreams: Upstreams,
     registry: Registry,
 }
@@ -71,6 +76,25 @@ impl Bed {
         self.upstreams.get("app", &settings).unwrap()
     }
 
+    async fn send(
+        &self,
+        upstream: &Arc<Upstream>,
+        method: &Method,
+        body: Pieces,
+    ) -> Result<Response<AnswerBody<Pieces>>, UpstreamError> {
+        self.client
+            .send(upstream, method, |length, out| write_head(method, length, out), body, Instant::now())
+            .await
+    }
+
+    async fn send_channel(
+        &self,
+        upstream: &Arc<Upstream>,
+        pieces: tokio::sync::mpsc::Receiver<&'static str>,
+    ) -> AnswerBody<Pieces> {
+        self.send(upstream, &Method::POST, Pieces::Channel(pieces)).await.unwrap().into_body()
+    }
+
     async fn get(&self, upstream: &Arc<Upstream>) -> Result<String, UpstreamError> {
         self.ask(upstream, Method::GET, NO_BODY()).await
     }
@@ -81,7 +105,7 @@ impl Bed {
         method: Method,
         body: Pieces,
     ) -> Result<String, UpstreamError> {
-        let answer = self.client.send(upstream, || parts(&method), body).await?;
+        let answer = self.send(upstream, &method, body).await?;
         let body = answer.into_body().collect().await.unwrap().to_bytes();
         Ok(String::from_utf8(body.to_vec()).unwrap())
     }
@@ -92,9 +116,13 @@ impl Bed {
     }
 }
 
-fn parts(method: &Method) -> Parts {
-    let request = Request::builder().method(method).uri("/").header("host", "example.com");
-    request.body(()).unwrap().into_parts().0
+fn write_head(method: &Method, length: BodyLength, out: &mut Vec<u8>) {
+    let length = match length {
+        BodyLength::Empty => String::new(),
+        BodyLength::Known(len) => format!("content-length: {len}\r\n"),
+        BodyLength::Unknown => "transfer-encoding: chunked\r\n".to_owned(),
+    };
+    out.extend_from_slice(format!("{method} / HTTP/1.1\r\nhost: example.com\r\n{length}\r\n").as_bytes());
 }
 
 /// What a server does with one connection.
@@ -290,6 +318,35 @@ async fn a_stuck_server_is_a_504_and_a_silent_client_is_not() {
 }
 
 #[tokio::test]
+async fn a_server_has_all_its_time_after_another_has_failed() {
+    const LONG: Duration = Duration::from_millis(300);
+    local(async {
+        let kept = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let poor = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let bed = Bed::new();
+        let servers = [&kept, &poor].map(|server| format!("http://{}", server.local_addr().unwrap()));
+        let upstream = bed.upstream(&servers, |settings| settings.response_timeout = LONG * 3 / 2);
+        let serving = spawn_local(async move {
+            let (mut stream, _) = kept.accept().await.unwrap();
+            read_head(&mut stream).await.unwrap();
+            stream.write_all(OK.as_bytes()).await.unwrap();
+            let (mut other, _) = poor.accept().await.unwrap();
+            read_head(&mut other).await.unwrap();
+            time::sleep(LONG).await;
+            drop(other);
+            read_head(&mut stream).await.unwrap();
+            time::sleep(LONG).await;
+            stream.write_all(OK.as_bytes()).await.unwrap();
+        });
+        for _ in 0..2 {
+            assert_eq!(bed.get(&upstream).await.unwrap(), "ok");
+        }
+        serving.await.unwrap();
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn a_broken_body_is_the_clients_fault() {
     local(async {
         let (bed, (url, _)) = (Bed::new(), serve(vec![Does::Sits]).await);
@@ -317,7 +374,7 @@ async fn an_answer_that_is_cut_off_is_an_error() {
         for answer in cases {
             let (bed, (url, _)) = (Bed::new(), serve(vec![Does::AnswersOnce(answer)]).await);
             let upstream = bed.upstream(&[url], |_| ());
-            let answer = bed.client.send(&upstream, || parts(&Method::GET), NO_BODY()).await.unwrap();
+            let answer = bed.send(&upstream, &Method::GET, NO_BODY()).await.unwrap();
             let error = answer.into_body().collect().await.unwrap_err();
             assert_eq!(error, crate::upstream::BrokenAnswer::Truncated);
             assert!(bed.metric("anteroom_upstream_broken_answers_total{upstream=\"app\"} 1"));
@@ -345,13 +402,190 @@ async fn what_is_no_answer_is_a_502() {
     .await;
 }
 
+/// The status and the body, or how it went wrong.
+type Got = Result<(u16, &'static str), &'static str>;
+
+#[tokio::test]
+async fn an_answer_is_read_in_one_way_and_its_connection_kept_when_nothing_is_left_of_it() {
+    const BROKEN: Got = Err("the answer of the upstream is broken off");
+    let no = |reason: &'static str| Err(reason);
+    let cases: &[(&str, Method, Got, bool)] = &[
+        // what the server answers and keeps its connection, to what; what the client gets, whether it is used again
+        ("HTTP/1.1 200 OK\nContent-Length: 2\n\nok", Method::GET, Ok((200, "ok")), true),
+        ("HTTP/1.1 200 OK\nContent-Length: 0\n\n", Method::GET, Ok((200, "")), true),
+        ("HTTP/1.1 200 OK\nContent-Length: 2\n\nok\n", Method::GET, Ok((200, "ok")), false),
+        ("HTTP/1.1 200 OK\nContent-Length: 2\n\nokHTTP/1.1 200 OK\n\n", Method::GET, Ok((200, "ok")), false),
+        ("HTTP/1.1 200 OK\nContent-Length: 2\nConnection: close\n\nok", Method::GET, Ok((200, "ok")), false),
+        ("HTTP/1.0 200 OK\nContent-Length: 2\n\nok", Method::GET, Ok((200, "ok")), false),
+        (
+            "HTTP/1.0 200 OK\nContent-Length: 2\nConnection: keep-alive\n\nok",
+            Method::GET,
+            Ok((200, "ok")),
+            true,
+        ),
+        ("HTTP/1.1 200 OK\nContent-Length: 9\n\n", Method::HEAD, Ok((200, "")), true),
+        ("HTTP/1.1 200 OK\nContent-Length: 2\n\nok", Method::HEAD, Ok((200, "")), false),
+        ("HTTP/1.1 200 OK\nTransfer-Encoding: chunked\n\n", Method::HEAD, Ok((200, "")), true),
+        ("HTTP/1.1 204 No Content\n\n", Method::GET, Ok((204, "")), true),
+        ("HTTP/1.1 204 No Content\n\n0\n\n", Method::GET, Ok((204, "")), false),
+        ("HTTP/1.1 304 Not Modified\nContent-Length: 9\n\n", Method::GET, Ok((304, "")), true),
+        ("HTTP/1.1 200 OK\nTransfer-Encoding: chunked\n\n2\nok\n0\n\n", Method::GET, Ok((200, "ok")), true),
+        (
+            "HTTP/1.1 200 OK\nTransfer-Encoding: chunked\n\n2\nok\n0\nX: y\n\n",
+            Method::GET,
+            Ok((200, "ok")),
+            true,
+        ),
+        (
+            "HTTP/1.1 200 OK\nTransfer-Encoding: chunked\n\n2\nok\n0\n\n\n",
+            Method::GET,
+            Ok((200, "ok")),
+            false,
+        ),
+        ("HTTP/1.1 200 OK\nTransfer-Encoding: chunked\n\n2\nokk\n0\n\n", Method::GET, BROKEN, false),
+        ("HTTP/1.1 200 OK\nTransfer-Encoding: chunked\n\nzz\n", Method::GET, BROKEN, false),
+        (
+            "HTTP/1.1 100 Continue\n\nHTTP/1.1 200 OK\nContent-Length: 2\n\nok",
+            Method::GET,
+            Ok((200, "ok")),
+            true,
+        ),
+        ("HTTP/1.1 103 H\nLink: </a>\n\nHTTP/1.1 204 No Content\n\n", Method::GET, Ok((204, "")), true),
+        (
+            "HTTP/1.1 200 OK\nContent-Length: 2\nTransfer-Encoding: chunked\n\n2\nok\n0\n\n",
+            Method::GET,
+            no("its length is none, or there are two"),
+            false,
+        ),
+        (
+            "HTTP/1.1 200 OK\nTransfer-Encoding: gzip, chunked\n\n0\n\n",
+            Method::GET,
+            no("its transfer coding is not `chunked` alone"),
+            false,
+        ),
+        ("HTTP/1.1 200 OK\nContent-Length : 2\n\nok", Method::GET, no("it is malformed"), false),
+        ("HTTP/1.1 200 OK\nX: a\n b\n\n", Method::GET, no("it is malformed"), false),
+        ("SMTP ready\n", Method::GET, no("it is malformed"), false),
+    ];
+    local(async {
+        for (answer, method, expected, is_kept) in cases {
+            let answer: &'static str = answer.replace('\n', "\r\n").leak();
+            let (bed, (url, seen)) = (Bed::new(), serve(vec![Does::Answers(answer)]).await);
+            let upstream = bed.upstream(&[url], |_| ());
+            let got = match bed.send(&upstream, method, NO_BODY()).await {
+                Ok(response) => {
+                    let status = response.status().as_u16();
+                    let body = response.into_body().collect().await.map(http_body_util::Collected::to_bytes);
+                    body.map_err(|error| error.to_string())
+                        .map(|body| (status, String::from_utf8(body.to_vec()).unwrap()))
+                }
+                Err(UpstreamError::BadResponse(reason)) => Err(reason.to_owned()),
+                Err(error) => panic!("{answer:?}: {error}"),
+            };
+            let expected = expected.map(|(status, body)| (status, body.to_owned())).map_err(str::to_owned);
+            assert_eq!(got, expected, "{method} {answer:?}");
+            drop(bed.send(&upstream, method, NO_BODY()).await);
+            let connection = u8::from(!*is_kept);
+            assert_eq!(
+                *seen.borrow(),
+                [format!("0: {method} / HTTP/1.1"), format!("{connection}: {method} / HTTP/1.1")],
+                "{answer:?}"
+            );
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn what_a_server_says_unasked_is_nobodys_answer() {
+    local(async {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let bed = Bed::new();
+        let upstream = bed.upstream(&[format!("http://{}", listener.local_addr().unwrap())], |_| ());
+        let serving = spawn_local(async move {
+            let (mut first, _) = listener.accept().await.unwrap();
+            read_head(&mut first).await.unwrap();
+            first.write_all(OK.as_bytes()).await.unwrap();
+            time::sleep(Duration::from_millis(20)).await;
+            first.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nevil").await.unwrap();
+            let (second, _) = listener.accept().await.unwrap();
+            behave(second, &Does::Answers(OK), 1, &RefCell::default()).await;
+        });
+        assert_eq!(bed.get(&upstream).await.unwrap(), "ok");
+        time::sleep(Duration::from_millis(60)).await;
+        assert_eq!(bed.get(&upstream).await.unwrap(), "ok");
+        serving.abort();
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn an_early_answer_is_passed_on_while_the_body_still_comes() {
+    local(async {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let bed = Bed::new();
+        let upstream = bed.upstream(&[format!("http://{}", listener.local_addr().unwrap())], |_| ());
+        let serving = spawn_local(async move {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let mut byte = [0];
+            let mut head = Vec::new();
+            while !head.ends_with(b"\r\n\r\n") {
+                stream.read_exact(&mut byte).await.unwrap();
+                head.extend_from_slice(&byte);
+            }
+            stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nea").await.unwrap();
+            // The rest of the answer comes behind the whole request.
+            let mut body = Vec::new();
+            while !body.ends_with(b"0\r\n\r\n") {
+                stream.read_exact(&mut byte).await.unwrap();
+                body.extend_from_slice(&byte);
+            }
+            stream.write_all(b"rl").await.unwrap();
+            String::from_utf8(body).unwrap()
+        });
+        let (sender, receiver) = tokio::sync::mpsc::channel(2);
+        let mut answer = bed.send_channel(&upstream, receiver).await;
+        assert_eq!(answer.frame().await.unwrap().unwrap().into_data().unwrap(), "ea");
+        sender.send("abc").await.unwrap();
+        sender.send("defg").await.unwrap();
+        drop(sender);
+        assert_eq!(answer.frame().await.unwrap().unwrap().into_data().unwrap(), "rl");
+        assert!(answer.frame().await.is_none());
+        assert_eq!(serving.await.unwrap(), "3\r\nabc\r\n4\r\ndefg\r\n0\r\n\r\n");
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_server_that_refuses_a_body_before_it_has_read_it_is_heard() {
+    local(async {
+        let refusal = "HTTP/1.1 413 Too Large\r\nContent-Length: 3\r\nConnection: close\r\n\r\nno!";
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let bed = Bed::new();
+        let upstream = bed.upstream(&[format!("http://{}", listener.local_addr().unwrap())], |_| ());
+        let serving = spawn_local(async move {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            stream.write_all(refusal.as_bytes()).await.unwrap();
+            stream.shutdown().await.unwrap();
+            // It reads no more, and does not reset what it has said either.
+            std::future::pending::<()>().await;
+        });
+        let sent = Rc::new(std::cell::Cell::new(0));
+        let answer = bed.send(&upstream, &Method::POST, Pieces::Flood(Rc::clone(&sent))).await.unwrap();
+        assert_eq!(answer.status(), StatusCode::PAYLOAD_TOO_LARGE);
+        assert_eq!(answer.into_body().collect().await.unwrap().to_bytes(), "no!");
+        serving.abort();
+    })
+    .await;
+}
+
 #[tokio::test]
 async fn an_answer_that_stops_coming_times_out() {
     local(async {
         let answer = "HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nok";
         let (bed, (url, _)) = (Bed::new(), serve(vec![Does::Answers(answer)]).await);
         let upstream = bed.upstream(&[url], |settings| settings.response_timeout = Duration::from_millis(50));
-        let answer = bed.client.send(&upstream, || parts(&Method::GET), NO_BODY()).await.unwrap();
+        let answer = bed.send(&upstream, &Method::GET, NO_BODY()).await.unwrap();
         let error = answer.into_body().collect().await.unwrap_err();
         assert_eq!(error, crate::upstream::BrokenAnswer::Timeout);
     })
@@ -368,7 +602,16 @@ async fn the_server_with_the_fewest_requests_is_next() {
         for _ in 0..6 {
             let (client, upstream) = (Rc::clone(&bed.client), Arc::clone(&upstream));
             spawn_local(async move {
-                client.send(&upstream, || parts(&Method::GET), NO_BODY()).await.map(|_| ())
+                client
+                    .send(
+                        &upstream,
+                        &Method::GET,
+                        |length, out| write_head(&Method::GET, length, out),
+                        NO_BODY(),
+                        Instant::now(),
+                    )
+                    .await
+                    .map(|_| ())
             });
         }
         time::sleep(Duration::from_millis(200)).await;
@@ -383,10 +626,18 @@ async fn beyond_max_inflight_requests_are_refused() {
         let (bed, (url, _)) = (Bed::new(), serve(vec![Does::Sits]).await);
         let upstream = bed.upstream(&[url], |settings| settings.inflight_max = Some(1));
         let (client, other) = (Rc::clone(&bed.client), Arc::clone(&upstream));
-        let first =
-            spawn_local(
-                async move { client.send(&other, || parts(&Method::GET), NO_BODY()).await.map(|_| ()) },
-            );
+        let first = spawn_local(async move {
+            client
+                .send(
+                    &other,
+                    &Method::GET,
+                    |length, out| write_head(&Method::GET, length, out),
+                    NO_BODY(),
+                    Instant::now(),
+                )
+                .await
+                .map(|_| ())
+        });
         time::sleep(Duration::from_millis(50)).await;
         let error = bed.get(&upstream).await.unwrap_err();
         assert_eq!((error.status(), error.label()), (StatusCode::SERVICE_UNAVAILABLE, "busy"));
@@ -529,7 +780,7 @@ async fn neither_way_is_more_held_than_the_slower_side_takes() {
         let (bed, (url, _)) = (Bed::new(), serve(vec![Does::Sits]).await);
         let upstream = bed.upstream(&[url], |_| ());
         let sent = Rc::new(std::cell::Cell::new(0));
-        let flood = bed.client.send(&upstream, || parts(&Method::POST), Pieces::Flood(Rc::clone(&sent)));
+        let flood = bed.send(&upstream, &Method::POST, Pieces::Flood(Rc::clone(&sent)));
         assert!(time::timeout(Duration::from_millis(300), flood).await.is_err());
         // The buffers of two sockets, and not much of ours.
         let (before, now) = (sent.get(), 16 << 20);
@@ -550,8 +801,7 @@ async fn neither_way_is_more_held_than_the_slower_side_takes() {
         });
         let bed = Bed::new();
         let upstream = bed.upstream(&[url], |_| ());
-        let mut answer =
-            bed.client.send(&upstream, || parts(&Method::GET), NO_BODY()).await.unwrap().into_body();
+        let mut answer = bed.send(&upstream, &Method::GET, NO_BODY()).await.unwrap().into_body();
         assert!(answer.frame().await.unwrap().is_ok());
         time::sleep(Duration::from_millis(300)).await;
         assert!((1..16 << 20).contains(&written.get()), "{}", written.get());
@@ -567,13 +817,19 @@ async fn idle_connections_are_bounded_in_number_and_time() {
             settings.keepalive = 2;
             settings.idle_timeout = Duration::from_millis(100);
         });
-        let answers = (0..4).map(|_| bed.client.send(&upstream, || parts(&Method::GET), NO_BODY()));
-        let mut open = Vec::new();
-        for answer in answers {
-            open.push(answer.await.unwrap());
-        }
-        for answer in open {
-            answer.into_body().collect().await.unwrap();
+        // All have begun before the first is answered.
+        let all: Vec<_> = (0..4)
+            .map(|_| {
+                let (client, upstream) = (Rc::clone(&bed.client), Arc::clone(&upstream));
+                spawn_local(async move {
+                    let head = |length, out: &mut Vec<u8>| write_head(&Method::GET, length, out);
+                    let answer = client.send(&upstream, &Method::GET, head, NO_BODY(), Instant::now()).await;
+                    answer.unwrap().into_body().collect().await.unwrap();
+                })
+            })
+            .collect();
+        for one in all {
+            one.await.unwrap();
         }
         assert_eq!(seen.borrow().len(), 4);
         let kept = || bed.client.idle.borrow().values().map(Vec::len).sum::<usize>();
@@ -630,12 +886,11 @@ async fn switching(answer: &'static str) -> (String, tokio::sync::oneshot::Recei
 }
 
 impl Bed {
-    async fn handshake(&self, upstream: &Arc<Upstream>) -> Result<Handshaken<Pieces>, UpstreamError> {
-        let head = || {
-            let mut head = parts(&Method::GET);
-            head.headers.insert("upgrade", HeaderValue::from_static("websocket"));
-            head.headers.insert("connection", HeaderValue::from_static("Upgrade"));
-            head
+    async fn handshake(&self, upstream: &Arc<Upstream>) -> Result<Handshaken, UpstreamError> {
+        let head = |out: &mut Vec<u8>| {
+            out.extend_from_slice(
+                b"GET / HTTP/1.1\r\nhost: example.com\r\nupgrade: websocket\r\nconnection: Upgrade\r\n\r\n",
+            );
         };
         self.client.handshake(upstream, head, &HeaderValue::from_static("right"), &[]).await
     }

@@ -1,3 +1,5 @@
+use http::Request;
+
 use super::*;
 
 /// The head of a request with these lines.
@@ -9,6 +11,29 @@ fn head(target: &str, lines: &[(&str, &str)]) -> Parts {
         request.headers_mut().append(name, value.parse().unwrap());
     }
     request.into_parts().0
+}
+
+/// A head as an application reads it.
+fn read(head: &[u8]) -> Parts {
+    let mut lines = [httparse::EMPTY_HEADER; 64];
+    let mut request = httparse::Request::new(&mut lines);
+    assert_eq!(request.parse(head), Ok(httparse::Status::Complete(head.len())));
+    assert_eq!(request.version, Some(1));
+    let mut parts = Request::new(()).into_parts().0;
+    parts.method = request.method.unwrap().parse().unwrap();
+    parts.uri = request.path.unwrap().parse().unwrap();
+    for line in request.headers {
+        let name = HeaderName::from_bytes(line.name.as_bytes()).unwrap();
+        parts.headers.append(name, HeaderValue::from_bytes(line.value).unwrap());
+    }
+    parts
+}
+
+/// The head of a request without a body, as the application gets it.
+fn passed_on(sent: &Parts, facts: &Facts<'_>) -> Parts {
+    let mut head = Vec::new();
+    request_head(sent, facts, BodyLength::Empty, &mut head);
+    read(&head)
 }
 
 /// The lines but for those that every request is stamped with.
@@ -70,7 +95,7 @@ fn only_what_is_of_the_request_goes_through() {
         (&[("tracestate", "a=b")], &[]),
     ];
     for (sent, seen) in cases {
-        let parts = request_head(&head("/", sent), &direct());
+        let parts = passed_on(&head("/", sent), &direct());
         assert_eq!(rest(&parts), *seen, "{sent:?}");
         assert_eq!(parts.headers.get_all(HOST).into_iter().collect::<Vec<_>>(), [&HOST_VALUE], "{sent:?}");
     }
@@ -88,7 +113,7 @@ fn a_trace_begins_here_where_none_came() {
         (&[("traceparent", valid)], valid),
     ];
     for (sent, expected) in cases {
-        let seen = request_head(&head("/", sent), &facts).headers;
+        let seen = passed_on(&head("/", sent), &facts).headers;
         assert_eq!(seen.get_all(TRACEPARENT).into_iter().collect::<Vec<_>>(), [expected], "{sent:?}");
         assert_eq!(seen.get(TRACESTATE), None);
         assert!(is_traceparent(&seen[TRACEPARENT]));
@@ -140,7 +165,7 @@ fn an_application_hears_of_the_client_from_here_alone() {
             ("forwarded", "for=6.6.6.6"),
             ("connection", "x-forwarded-for, x-real-ip"),
         ];
-        let headers = request_head(&head("/", &sent), facts).headers;
+        let headers = passed_on(&head("/", &sent), facts).headers;
         let seen = |name: &str| {
             let values: Vec<_> =
                 headers.get_all(name).into_iter().map(|value| value.to_str().unwrap()).collect();
@@ -162,7 +187,7 @@ fn an_application_hears_of_the_client_from_here_alone() {
 fn the_port_is_that_of_the_host() {
     for (host, port) in [("example.com:8443", "8443"), ("[::1]:81", "81"), ("[::1]", "80")] {
         let host = HeaderValue::from_static(host);
-        let headers = request_head(&head("/", &[]), &Facts { host: &host, ..direct() }).headers;
+        let headers = passed_on(&head("/", &[]), &Facts { host: &host, ..direct() }).headers;
         assert_eq!(headers.get("x-forwarded-port").unwrap(), port);
     }
 }
@@ -183,7 +208,7 @@ fn a_request_id_counts_if_a_trusted_peer_sent_a_sane_one() {
     for (peer_trusted, sent, seen) in cases {
         let sent: Vec<_> = sent.iter().map(|id| ("x-request-id", *id)).collect();
         let facts = Facts { peer_trusted: *peer_trusted, ..direct() };
-        let headers = request_head(&head("/", &sent), &facts).headers;
+        let headers = passed_on(&head("/", &sent), &facts).headers;
         let ids: Vec<_> = headers.get_all("x-request-id").into_iter().collect();
         assert_eq!(ids, [seen], "{sent:?}");
     }
@@ -198,8 +223,34 @@ fn the_target_goes_on_in_origin_form() {
         ("*", "*"),
     ];
     for (sent, seen) in cases {
-        let parts = request_head(&head(sent, &[]), &direct());
-        assert_eq!((parts.uri.to_string().as_str(), parts.version), (seen, Version::HTTP_11));
+        let parts = passed_on(&head(sent, &[]), &direct());
+        assert_eq!(parts.uri.to_string(), seen);
+    }
+}
+
+#[test]
+fn a_request_says_one_length() {
+    let cases = [
+        // method, length, as seen
+        ("GET", BodyLength::Empty, &[][..]),
+        ("DELETE", BodyLength::Empty, &[]),
+        ("POST", BodyLength::Empty, &["content-length: 0"]),
+        ("PATCH", BodyLength::Empty, &["content-length: 0"]),
+        ("GET", BodyLength::Known(7), &["content-length: 7"]),
+        ("PUT", BodyLength::Known(u64::MAX), &["content-length: 18446744073709551615"]),
+        ("GET", BodyLength::Unknown, &["transfer-encoding: chunked"]),
+        ("POST", BodyLength::Unknown, &["transfer-encoding: chunked"]),
+    ];
+    for (method, length, seen) in cases {
+        let mut sent = head("/", &[("content-length", "5"), ("transfer-encoding", "chunked")]);
+        sent.method = method.parse().unwrap();
+        let mut written = Vec::new();
+        request_head(&sent, &direct(), length, &mut written);
+        let parts = read(&written);
+        assert_eq!(
+            (parts.method.as_str(), rest(&parts)),
+            (method, seen.iter().map(ToString::to_string).collect())
+        );
     }
 }
 
@@ -215,7 +266,10 @@ fn a_handshake_keeps_what_makes_it_one() {
     ];
     let key = HeaderValue::from_static("b");
     for (key, seen) in [(None, "a"), (Some(&key), "b")] {
-        let parts = handshake_head(&head("/ws", &sent), &direct(), key);
+        let mut written = Vec::new();
+        handshake_head(&head("/ws", &sent), &direct(), key, &mut written);
+        let parts = read(&written);
+        assert_eq!((parts.method.as_str(), parts.uri.path()), ("GET", "/ws"));
         let key = format!("sec-websocket-key: {seen}");
         let expected = [
             "connection: Upgrade",
@@ -292,7 +346,7 @@ fn the_port_is_that_of_the_host_or_what_a_trusted_proxy_says() {
     ];
     for (host, trusted, sent, seen) in cases {
         let facts = Facts { host, peer_trusted: *trusted, chain_trusted: *trusted, ..direct() };
-        let headers = request_head(&head("/", sent), &facts).headers;
+        let headers = passed_on(&head("/", sent), &facts).headers;
         let ports: Vec<_> = headers.get_all(X_FORWARDED_PORT).into_iter().collect();
         assert_eq!(ports, [seen], "{host:?} {sent:?}");
     }
