@@ -182,7 +182,7 @@ impl Bench {
         let frames: Bytes = frames.freeze();
         let mut reached = 0;
         for member in &self.members {
-            match ahead.get(&member.id).filter(|_| !ahead.is_empty()) {
+            match ahead.get(&member.id) {
                 Some(from) => self.tell(member, &frames, *from, mark),
                 None => reached += u64::from(member.deliver(&frames, mark.messages(), mark.payload_bytes)),
             }
