@@ -68,6 +68,7 @@ impl Client {
     ///
     /// `head` writes the head as [`forward::request_head`] does, for a body of this length. The request is taken to
     /// have begun at `started_at`.
+    ///
     /// A request is repeated if nothing of it was written, or if it has no body, its method is idempotent and
     /// its connection ended without an answer; each server gets it at most once over a new connection.
     ///

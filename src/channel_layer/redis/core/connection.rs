@@ -12,20 +12,21 @@ use tokio::time::{self, Duration, Instant};
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
+use crate::channel_layer::Refusal;
 use crate::channel_layer::metrics::{Op, Outcome};
 use crate::channel_layer::name::GroupName;
 use crate::channel_layer::redis::connect::Connection;
-use crate::channel_layer::redis::core::post::{Bucket, CLEAR, CLEAR_INBOX, POST, buckets};
+use crate::channel_layer::redis::core::letters::{Outcomes, Post};
+use crate::channel_layer::redis::core::post::{CLEAR, CLEAR_INBOX, buckets};
 use crate::channel_layer::redis::core::{Shard, clock, names};
 use crate::channel_layer::redis::host::{
     ANSWER_MAX, BATCH_BYTES, CHANGES_MAX, Host, PING_EVERY, PING_MAX, lock,
 };
 use crate::channel_layer::redis::members::{Change, Confirmed};
-use crate::channel_layer::redis::outbox::{Publish, Settlement};
+use crate::channel_layer::redis::outbox::Publish;
 use crate::channel_layer::redis::shard::host_index;
 use crate::channel_layer::redis::supervisor::{self, End};
 use crate::channel_layer::redis::way::Target;
-use crate::channel_layer::{Posted, Refusal, Sent};
 
 /// How long Redis waits for a message before it says that there is none.
 const POP_WAIT: Duration = Duration::from_secs(2);
@@ -35,9 +36,6 @@ const POP_SPARE: Duration = Duration::from_millis(1500);
 const POP_MAX: usize = 64;
 /// Messages of one batch. An inbox of 100, the usual capacity, has room for it unless its reader is behind.
 const BATCH_MAX: u64 = 50;
-/// Letters and bytes in one call of the script, which keeps Redis from everything else.
-const LETTERS_MAX: usize = 1024;
-const LETTERS_BYTES: usize = 1024 * 1024;
 /// A message waits so long for room in our own inbox, which we empty ourselves.
 const ROOM_MAX: Duration = Duration::from_secs(1);
 /// Memberships are renewed this often at least, for a group may have been evicted or deleted.
@@ -647,121 +645,6 @@ impl Writer<'_> {
             }
         }
         Ok(())
-    }
-}
-
-/// Letters for the inboxes of one host.
-#[derive(Default)]
-struct Post {
-    inboxes: Vec<String>,
-    letters: Vec<Letter>,
-    bytes: usize,
-}
-
-struct Letter {
-    /// The place of its message in the batch.
-    message: usize,
-    op: Op,
-    /// The place of its inbox.
-    inbox: usize,
-    capacity: u64,
-    /// For how many members of the group it is.
-    members: u64,
-    member: Vec<u8>,
-}
-
-impl Post {
-    fn add(&mut self, message: usize, op: Op, bucket: &Bucket<'_>, member: Vec<u8>) {
-        let known = self.inboxes.iter().position(|inbox| *inbox == bucket.inbox);
-        let inbox = known.unwrap_or_else(|| {
-            self.inboxes.push(bucket.inbox.clone());
-            self.inboxes.len() - 1
-        });
-        self.bytes += member.len();
-        let members = bucket.channels.len() as u64;
-        self.letters.push(Letter { message, op, inbox, capacity: bucket.capacity, members, member });
-    }
-
-    fn is_full(&self) -> bool {
-        LETTERS_MAX <= self.letters.len() || LETTERS_BYTES <= self.bytes
-    }
-
-    fn commands(&self, shard: &Shard) -> Pipeline {
-        let expiry = shard.common.envelope.expiry;
-        let oldest = clock::now_whole().saturating_sub(expiry);
-        let mut commands = Pipeline::with_capacity(self.inboxes.len() + 1);
-        for inbox in &self.inboxes {
-            commands.cmd("ZREMRANGEBYSCORE").arg(inbox).arg(0).arg(oldest);
-        }
-        let command = commands.cmd("EVAL").arg(POST).arg(self.inboxes.len()).arg(&self.inboxes).arg(expiry);
-        let mut last = None;
-        for letter in &self.letters {
-            // The letters of one message have one time.
-            let time = match last.take() {
-                Some((message, time)) if message == letter.message => time,
-                _ => clock::text(shard.common.clock.next()),
-            };
-            command.arg(letter.inbox + 1).arg(letter.capacity).arg(&time).arg(&letter.member);
-            last = Some((letter.message, time));
-        }
-        commands
-    }
-
-    /// Takes the letters at some places out.
-    fn keep(&mut self, places: &HashSet<usize>) -> Vec<Letter> {
-        let letters = std::mem::take(&mut self.letters).into_iter().enumerate();
-        letters.filter(|(place, _)| places.contains(place)).map(|(_, letter)| letter).collect()
-    }
-}
-
-/// What became of the messages of a batch. The first failure of each counts.
-struct Outcomes(Vec<(Posted, Option<Refusal>)>);
-
-impl Outcomes {
-    fn new(messages: usize) -> Self {
-        Self(vec![(Posted::default(), None); messages])
-    }
-
-    /// A message is for some members more, who share an inbox.
-    fn address(&mut self, message: usize, bucket: &Bucket<'_>) {
-        if let Some((posted, _)) = self.0.get_mut(message) {
-            posted.inboxes += 1;
-            posted.members += bucket.channels.len() as u64;
-        }
-    }
-
-    /// These letters have found no room.
-    fn leave_out(&mut self, letters: &[Letter]) {
-        for letter in letters {
-            if let Some((posted, _)) = self.0.get_mut(letter.message) {
-                posted.inboxes_full += 1;
-                posted.members_full += letter.members;
-            }
-        }
-    }
-
-    fn fail(&mut self, message: usize, refusal: Refusal) {
-        if let Some((_, outcome @ None)) = self.0.get_mut(message) {
-            *outcome = Some(refusal);
-        }
-    }
-
-    /// These letters could not be put into their inboxes.
-    fn lose(&mut self, letters: &[Letter], refusal: Refusal) {
-        for letter in letters {
-            if let Some((posted, _)) = self.0.get_mut(letter.message) {
-                posted.inboxes_lost += 1;
-                posted.members_lost += letter.members;
-            }
-            self.fail(letter.message, refusal);
-        }
-    }
-
-    fn settlements(self) -> impl Iterator<Item = Settlement> {
-        self.0.into_iter().map(|(posted, refusal)| {
-            let reached = refusal.is_none() || posted.inboxes_reached() != 0;
-            Settlement { sent: reached.then_some(Sent::Inboxes(posted)), refusal }
-        })
     }
 }
 

@@ -11,6 +11,7 @@ pub(super) mod capacity;
 mod clock;
 mod connection;
 mod envelope;
+mod letters;
 pub(super) mod names;
 mod post;
 
