@@ -3,11 +3,12 @@
 use std::fmt::Write as _;
 use std::sync::Mutex;
 
+use futures_util::future::join_all;
 use redis::{Pipeline, PushInfo};
 use tokio::time::{self, Duration};
 use tracing::warn;
 
-use crate::channel_layer::redis::connect::{Connection, Connector, text, together};
+use crate::channel_layer::redis::connect::{Connection, Connector, text};
 use crate::channel_layer::redis::host::lock;
 use crate::channel_layer::redis::slots::Slots;
 use crate::channel_layer::redis::{Cluster, RedisAddress};
@@ -138,7 +139,7 @@ impl Nodes {
         });
         let (mut open, mut away) = (Vec::new(), Vec::new());
         let mut why = "no master of the cluster can be reached".to_owned();
-        for (master, opened) in together(opening).await {
+        for (master, opened) in join_all(opening).await {
             match opened {
                 Ok(connection) => open.push((master, connection)),
                 Err(error) => {
@@ -196,6 +197,6 @@ impl Nodes {
     async fn is_back(&self) -> bool {
         let away = lock(&self.known).away.clone();
         let opening = away.iter().map(|master| self.connector.limited(self.connector.open(master, |_| {})));
-        together(opening).await.iter().any(Result::is_ok)
+        join_all(opening).await.iter().any(Result::is_ok)
     }
 }

@@ -1,10 +1,7 @@
 //! Opening a connection to a server.
 
 use std::convert::Infallible;
-use std::future::poll_fn;
-use std::pin::Pin;
 use std::sync::{Arc, Mutex};
-use std::task::Poll;
 
 use redis::aio::MultiplexedConnection;
 use redis::{
@@ -200,35 +197,6 @@ pub(super) fn text(value: &Value) -> Option<&str> {
         Value::SimpleString(text) | Value::VerbatimString { text, .. } => Some(text),
         _ => None,
     }
-}
-
-/// Waits for the first of them, which go on side by side.
-pub(super) async fn first<F: Future + Unpin>(mut futures: Vec<F>) -> F::Output {
-    poll_fn(|context| {
-        let ready = futures.iter_mut().find_map(|future| match Pin::new(future).poll(context) {
-            Poll::Ready(output) => Some(output),
-            Poll::Pending => None,
-        });
-        ready.map_or(Poll::Pending, Poll::Ready)
-    })
-    .await
-}
-
-/// Waits for all of them, which go on side by side.
-pub(super) async fn together<F: Future>(futures: impl IntoIterator<Item = F>) -> Vec<F::Output> {
-    let mut running: Vec<_> = futures.into_iter().map(|future| (Box::pin(future), None)).collect();
-    poll_fn(|context| {
-        for (future, output) in &mut running {
-            if output.is_none()
-                && let Poll::Ready(ready) = future.as_mut().poll(context)
-            {
-                *output = Some(ready);
-            }
-        }
-        if running.iter().all(|(_, output)| output.is_some()) { Poll::Ready(()) } else { Poll::Pending }
-    })
-    .await;
-    running.into_iter().filter_map(|(_, output)| output).collect()
 }
 
 #[cfg(test)]

@@ -7,6 +7,9 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use futures_util::StreamExt as _;
+use futures_util::future::join_all;
+use futures_util::stream::FuturesUnordered;
 use redis::aio::MultiplexedConnection;
 use redis::{Pipeline, PushInfo, PushKind, Value};
 use tokio::time::{self, Instant};
@@ -15,7 +18,7 @@ use tracing::debug;
 
 use crate::channel_layer::metrics::Op;
 use crate::channel_layer::name::GroupName;
-use crate::channel_layer::redis::connect::{Greeting, first, greeting, together};
+use crate::channel_layer::redis::connect::{Greeting, greeting};
 use crate::channel_layer::redis::host::{
     ANSWER_MAX, BATCH_BYTES, CHANGES_MAX, Host, PING_EVERY, PING_MAX, lock,
 };
@@ -191,12 +194,11 @@ impl Shard {
 
     /// Asks for signs of life until there are none.
     async fn watch(&self, links: &Links) -> End {
-        let watches = links.open.iter().map(|(_, connection)| {
-            // Among several what one says is no sign of another.
-            let alone = links.open.len() == 1;
-            Box::pin(self.watch_one(connection.commands.clone(), alone))
-        });
-        first(watches.collect()).await
+        // Among several what one says is no sign of another.
+        let alone = links.open.len() == 1;
+        let watches = links.open.iter().map(|(_, link)| self.watch_one(link.commands.clone(), alone));
+        let ended = watches.collect::<FuturesUnordered<_>>().next().await;
+        ended.unwrap_or_else(|| End::Lost("there is no connection".to_owned()))
     }
 
     async fn watch_one(&self, mut connection: MultiplexedConnection, alone: bool) -> End {
@@ -257,7 +259,7 @@ impl<'a> Commands<'a> {
                 connection.commands.clone().send_packed_commands(commands, 0, commands.len()).await
             });
         let mut answers = Vec::with_capacity(self.pipelines.len());
-        for answer in together(asked).await {
+        for answer in join_all(asked).await {
             answers.push(answer.map_err(|error| error.to_string())?.into_iter());
         }
         let away = || redis::parse_redis_value(AWAY).unwrap_or(Value::Nil);
