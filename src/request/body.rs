@@ -47,10 +47,9 @@ enum Kind {
 }
 
 impl Body {
-    pub(super) fn held(mut self, in_flight: InFlight, request: SharedBody) -> Self {
+    pub(super) fn hold(&mut self, in_flight: InFlight, request: SharedBody) {
         self.in_flight = Some(in_flight);
         self.request = Some(request);
-        self
     }
 }
 

@@ -1,23 +1,32 @@
 //! How long a client may take for its next request.
 
+use std::cell::{Cell, RefCell};
 use std::io;
 use std::io::IoSlice;
 use std::pin::Pin;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::task::{Context, Poll, ready};
+use std::rc::Rc;
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock, Weak};
+use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::time::Instant;
+use tokio::task::spawn_local;
+use tokio::time;
+use tokio_util::sync::CancellationToken;
 
 use crate::listener::Stream;
+use crate::session::Worker;
 
+/// Between two looks of a keeper. The times below are counted in these, and are that much longer at most.
+const BEAT: Duration = Duration::from_secs(1);
 /// From the greeting, or from the first byte of a later request, until the request head is complete.
-const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
+const HEAD_BEATS: u64 = 10;
 /// Between two requests. Longer than proxies in front keep connections that they do not use (nginx: 60 s), so that
 /// it is they who end them and no request meets a connection that is just closing.
-const IDLE_TIMEOUT: Duration = Duration::from_secs(75);
+const IDLE_BEATS: u64 = 75;
+/// An idle connection that is to end has this long to take the last bytes.
+const GOODBYE_BEATS: u64 = 5;
 
 /// What a connection is at: waiting for a request, reading one, or answering some.
 ///
@@ -26,22 +35,29 @@ const IDLE_TIMEOUT: Duration = Duration::from_secs(75);
 pub(super) struct Pace {
     /// Over HTTP/2 bytes that come are no sign of a request: they may be pings.
     http2: bool,
+    /// Whether it came while the process was draining. Then it is answered, once.
+    late: bool,
     in_flight: AtomicUsize,
     reading: AtomicBool,
-    opened_at: Instant,
-    /// Since when it waits or reads, in milliseconds after it was opened.
-    since_ms: AtomicU64,
+    /// The clock of its keeper.
+    beats: Arc<AtomicU64>,
+    /// Since when it waits or reads.
+    since: AtomicU64,
+    /// An [`Order`].
+    order: AtomicU8,
+    task: OnceLock<Waker>,
 }
 
-/// What is to be done with a connection now.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Due {
-    /// Nothing before then.
-    Later(Instant),
-    /// It is not needed: it may be ended politely.
-    Idle,
-    /// The client does not finish its request head.
-    Head,
+/// What a connection is told.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Order {
+    /// To go on.
+    #[default]
+    Serve,
+    /// To end once what is being answered is.
+    Finish,
+    /// To end.
+    End,
 }
 
 /// A request being answered, until this is dropped.
@@ -49,47 +65,63 @@ pub(super) enum Due {
 pub(super) struct InFlight(Arc<Pace>);
 
 impl Pace {
-    /// A connection whose first request is awaited.
-    pub(super) fn new(http2: bool) -> Arc<Self> {
-        Arc::new(Self {
-            http2,
-            in_flight: AtomicUsize::new(0),
-            reading: AtomicBool::new(true),
-            opened_at: Instant::now(),
-            since_ms: AtomicU64::new(0),
-        })
-    }
-
     /// A request head is complete.
     pub(super) fn begin(self: &Arc<Self>) -> InFlight {
         self.in_flight.fetch_add(1, Ordering::Relaxed);
         InFlight(Arc::clone(self))
     }
 
-    /// What is to be done at this moment.
-    pub(super) fn due(&self, now: Instant) -> Due {
-        let (limit, due) =
-            match (self.in_flight.load(Ordering::Relaxed), self.reading.load(Ordering::Relaxed)) {
-                (0, true) => (HEAD_TIMEOUT, Due::Head),
-                (0, false) => (IDLE_TIMEOUT, Due::Idle),
-                // Nothing is due while something is answered. When that ends, the idle time begins.
-                (_, _) => return Due::Later(now + HEAD_TIMEOUT),
-            };
-        let at = self.opened_at + Duration::from_millis(self.since_ms.load(Ordering::Relaxed)) + limit;
-        if at <= now { due } else { Due::Later(at.min(now + HEAD_TIMEOUT)) }
+    /// Whether the connection came while the process was draining.
+    pub(super) fn is_late(&self) -> bool {
+        self.late
+    }
+
+    /// Ready when there is a stricter order than the one that is known. To be polled by one task only.
+    pub(super) fn poll_order(&self, known: Order, context: &Context<'_>) -> Poll<Order> {
+        self.task.get_or_init(|| context.waker().clone());
+        let order = self.order();
+        if known < order { Poll::Ready(order) } else { Poll::Pending }
+    }
+
+    fn order(&self) -> Order {
+        let orders = [Order::Serve, Order::Finish, Order::End];
+        orders
+            .into_iter()
+            .find(|&order| order as u8 == self.order.load(Ordering::Relaxed))
+            .unwrap_or_default()
+    }
+
+    fn tell(&self, order: Order) {
+        if self.order.fetch_max(order as u8, Ordering::Relaxed) < order as u8
+            && let Some(task) = self.task.get()
+        {
+            task.wake_by_ref();
+        }
+    }
+
+    /// What is due at this beat.
+    fn due(&self) -> Order {
+        let waited = self.beats.load(Ordering::Relaxed) - self.since.load(Ordering::Relaxed);
+        let (reading, finishing) = (self.reading.load(Ordering::Relaxed), self.order() != Order::Serve);
+        match self.in_flight.load(Ordering::Relaxed) {
+            0 if reading && HEAD_BEATS < waited => Order::End,
+            0 if !reading && IDLE_BEATS + GOODBYE_BEATS < waited && finishing => Order::End,
+            0 if !reading && IDLE_BEATS < waited => Order::Finish,
+            // Nothing is due while something is answered. When that ends, the idle time begins.
+            _ => Order::Serve,
+        }
     }
 
     fn on_bytes(&self) {
         let waiting = self.in_flight.load(Ordering::Relaxed) == 0 && !self.reading.load(Ordering::Relaxed);
         if !self.http2 && waiting {
             self.reading.store(true, Ordering::Relaxed);
-            self.now();
+            self.begin_waiting();
         }
     }
 
-    fn now(&self) {
-        let since = u64::try_from(self.opened_at.elapsed().as_millis()).unwrap_or(u64::MAX);
-        self.since_ms.store(since, Ordering::Relaxed);
+    fn begin_waiting(&self) {
+        self.since.store(self.beats.load(Ordering::Relaxed), Ordering::Relaxed);
     }
 }
 
@@ -98,7 +130,86 @@ impl Drop for InFlight {
         let Self(pace) = self;
         pace.in_flight.fetch_sub(1, Ordering::Relaxed);
         pace.reading.store(false, Ordering::Relaxed);
-        pace.now();
+        pace.begin_waiting();
+    }
+}
+
+/// Looks after the connections of one worker, so that none needs timers of its own, or asks the clock.
+#[derive(Debug, Default)]
+pub(super) struct Keeper {
+    /// Looks so far.
+    beats: Arc<AtomicU64>,
+    paces: RefCell<Vec<Weak<Pace>>>,
+    /// Whether a task does it. An idle worker has nothing to do.
+    running: Cell<bool>,
+}
+
+impl Keeper {
+    /// A connection whose first request is awaited.
+    pub(super) fn watch(self: &Rc<Self>, worker: &Worker, http2: bool) -> Arc<Pace> {
+        let pace = self.add(http2, worker.draining().is_cancelled());
+        if !self.running.replace(true) {
+            let keeper = Rc::clone(self);
+            spawn_local(keeper.run(worker.draining().clone(), worker.finishing().clone()));
+        }
+        pace
+    }
+
+    fn add(&self, http2: bool, late: bool) -> Arc<Pace> {
+        let pace = Arc::new(Pace {
+            http2,
+            late,
+            in_flight: AtomicUsize::new(0),
+            reading: AtomicBool::new(true),
+            beats: Arc::clone(&self.beats),
+            since: AtomicU64::new(self.beats.load(Ordering::Relaxed)),
+            order: AtomicU8::new(Order::Serve as u8),
+            task: OnceLock::new(),
+        });
+        self.paces.borrow_mut().push(Arc::downgrade(&pace));
+        pace
+    }
+
+    /// Runs while there are connections.
+    async fn run(self: Rc<Self>, draining: CancellationToken, finishing: CancellationToken) {
+        let (mut drained, mut finished) = (false, false);
+        while self.running.get() {
+            tokio::select! {
+                () = draining.cancelled(), if !drained => {
+                    drained = true;
+                    self.finish(|pace| !pace.late);
+                }
+                () = finishing.cancelled(), if !finished => {
+                    finished = true;
+                    self.finish(|_| true);
+                }
+                () = time::sleep(BEAT) => self.running.set(self.beat()),
+            }
+        }
+    }
+
+    /// What is being answered still is; a connection between two requests ends.
+    fn finish(&self, which: impl Fn(&Pace) -> bool) {
+        let paces = self.paces.borrow();
+        for pace in paces.iter().filter_map(Weak::upgrade).filter(|pace| which(pace)) {
+            pace.tell(Order::Finish);
+        }
+    }
+
+    /// Looks at all connections; tells whether there are any.
+    fn beat(&self) -> bool {
+        self.beats.fetch_add(1, Ordering::Relaxed);
+        let mut paces = self.paces.borrow_mut();
+        paces.retain(|pace| {
+            let Some(pace) = pace.upgrade() else { return false };
+            pace.tell(pace.due());
+            true
+        });
+        // A burst of connections need not be remembered for ever.
+        if paces.len() < paces.capacity() / 4 {
+            paces.shrink_to_fit();
+        }
+        !paces.is_empty()
     }
 }
 
@@ -166,63 +277,90 @@ impl AsyncWrite for Paced {
 
 #[cfg(test)]
 mod tests {
-    use tokio::time;
-
     use super::*;
 
-    fn due(pace: &Pace) -> Due {
-        match pace.due(Instant::now()) {
-            // What matters is that it is not due, not when to look again.
-            Due::Later(_) => Due::Later(Instant::now()),
-            due => due,
+    fn beat(keeper: &Keeper, times: u64) {
+        for _ in 0..times {
+            keeper.beat();
         }
     }
 
-    #[tokio::test(start_paused = true)]
-    async fn a_request_head_has_ten_seconds_and_a_quiet_connection_more() {
-        let pace = Pace::new(false);
-        let later = || Due::Later(Instant::now());
-        time::advance(Duration::from_secs(9)).await;
-        assert_eq!(due(&pace), later());
-        time::advance(Duration::from_secs(1)).await;
-        assert_eq!(due(&pace), Due::Head);
-
+    #[test]
+    fn a_request_head_has_ten_seconds_and_a_quiet_connection_more() {
+        let keeper = Keeper::default();
+        let pace = keeper.add(false, false);
         let answering = pace.begin();
-        time::advance(Duration::from_hours(1)).await;
-        assert_eq!(due(&pace), later());
+        beat(&keeper, 3_600);
+        assert_eq!(pace.order(), Order::Serve);
         drop(answering);
-        time::advance(Duration::from_secs(74)).await;
-        assert_eq!(due(&pace), later());
-        time::advance(Duration::from_secs(1)).await;
-        assert_eq!(due(&pace), Due::Idle);
+        beat(&keeper, IDLE_BEATS);
+        assert_eq!(pace.order(), Order::Serve);
 
         pace.on_bytes();
-        assert_eq!(due(&pace), later());
-        time::advance(Duration::from_secs(5)).await;
+        beat(&keeper, 5);
         // Only the first byte counts: a head may not come byte by byte for ever.
         pace.on_bytes();
-        time::advance(Duration::from_secs(5)).await;
-        assert_eq!(due(&pace), Due::Head);
+        beat(&keeper, 5);
+        assert_eq!(pace.order(), Order::Serve);
+        beat(&keeper, 1);
+        assert_eq!(pace.order(), Order::End);
     }
 
-    #[tokio::test(start_paused = true)]
-    async fn pings_keep_no_connection_of_http_2() {
-        let pace = Pace::new(true);
+    #[test]
+    fn a_connection_that_asks_for_nothing_ends_after_a_goodbye() {
+        let keeper = Keeper::default();
+        let pace = keeper.add(false, false);
         drop(pace.begin());
-        for _ in 0..75 {
-            assert_ne!(due(&pace), Due::Idle);
-            time::advance(Duration::from_secs(1)).await;
+        beat(&keeper, IDLE_BEATS);
+        assert_eq!(pace.order(), Order::Serve);
+        beat(&keeper, 1);
+        assert_eq!(pace.order(), Order::Finish);
+        beat(&keeper, GOODBYE_BEATS - 1);
+        assert_eq!(pace.order(), Order::Finish);
+        beat(&keeper, 1);
+        assert_eq!(pace.order(), Order::End);
+    }
+
+    #[test]
+    fn a_first_head_is_awaited_for_ten_seconds() {
+        let keeper = Keeper::default();
+        let pace = keeper.add(false, false);
+        beat(&keeper, HEAD_BEATS);
+        assert_eq!(pace.order(), Order::Serve);
+        beat(&keeper, 1);
+        assert_eq!(pace.order(), Order::End);
+    }
+
+    #[test]
+    fn pings_keep_no_connection_of_http_2() {
+        let keeper = Keeper::default();
+        let pace = keeper.add(true, false);
+        drop(pace.begin());
+        for _ in 0..=IDLE_BEATS {
+            assert_eq!(pace.order(), Order::Serve);
+            keeper.beat();
             pace.on_bytes();
         }
-        assert_eq!(due(&pace), Due::Idle);
+        assert_eq!(pace.order(), Order::Finish);
     }
 
-    #[tokio::test(start_paused = true)]
-    async fn the_next_look_is_never_far() {
-        let pace = Pace::new(false);
-        drop(pace.begin());
-        let Due::Later(at) = pace.due(Instant::now()) else { panic!("due at once") };
-        // A byte may come at any time, and then the head has only so long.
-        assert_eq!(at - Instant::now(), HEAD_TIMEOUT);
+    #[test]
+    fn a_connection_that_came_late_is_answered_first() {
+        let keeper = Keeper::default();
+        let (early, late) = (keeper.add(false, false), keeper.add(false, true));
+        keeper.finish(|pace| !pace.late);
+        assert_eq!((early.order(), late.order()), (Order::Finish, Order::Serve));
+        keeper.finish(|_| true);
+        assert_eq!(late.order(), Order::Finish);
+    }
+
+    #[test]
+    fn a_connection_is_forgotten_with_its_end_and_then_nothing_is_to_do() {
+        let keeper = Keeper::default();
+        let paces: Vec<_> = (0..100).map(|_| keeper.add(false, false)).collect();
+        assert!(keeper.beat());
+        drop(paces);
+        assert!(!keeper.beat());
+        assert_eq!(keeper.paces.borrow().capacity(), 0);
     }
 }

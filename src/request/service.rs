@@ -6,6 +6,7 @@ use std::future::poll_fn;
 use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::sync::Arc;
+use std::task::{Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -20,14 +21,13 @@ use hyper::upgrade::{OnUpgrade, Upgraded};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::time;
 use tokio::time::Instant;
-use tokio_util::sync::CancellationToken;
 
 use crate::files::{Files, Found};
 use crate::handler::Respond;
 use crate::listener::{Accepted, ConnInfo, GreetError, Stream};
 use crate::request::access_log::{AccessLog, Seen};
 use crate::request::body::{Body, BoxError, SharedBody};
-use crate::request::pace::{Due, InFlight, Pace, Paced};
+use crate::request::pace::{InFlight, Keeper, Order, Pace, Paced};
 use crate::request::{
     Admittance, Arrival, Limits, Live, Metrics, Rejection, RouteMetrics, Snapshot, TargetKind, admit,
 };
@@ -36,8 +36,6 @@ use crate::session::{Admission, Profile, Transport, Work, Worker};
 use crate::upstream;
 use crate::websocket::Handshake;
 
-/// An idle connection that is to end has this long to take the last bytes.
-const GOODBYE_TIMEOUT: Duration = Duration::from_secs(5);
 /// For the rest of a body that is not wanted.
 const LINGER_TIMEOUT: Duration = Duration::from_secs(2);
 /// Headers that hyper reads without an allocation of its own.
@@ -75,6 +73,7 @@ pub(super) struct Shared {
     limits: Arc<Limits>,
     metrics: Arc<Metrics>,
     log: AccessLog,
+    keeper: Rc<Keeper>,
     /// The connections of this worker to applications.
     pub(super) client: Rc<upstream::Client>,
 }
@@ -82,8 +81,8 @@ pub(super) struct Shared {
 impl Service {
     /// A service for one worker; what it is given is shared by all of them.
     pub fn new(live: Arc<Live>, limits: Arc<Limits>, metrics: Arc<Metrics>) -> Self {
-        let (log, client) = (AccessLog::default(), upstream::Client::new());
-        Self { shared: Rc::new(Shared { live, limits, metrics, log, client }) }
+        let (log, keeper, client) = (AccessLog::default(), Rc::default(), upstream::Client::new());
+        Self { shared: Rc::new(Shared { live, limits, metrics, log, keeper, client }) }
     }
 }
 
@@ -106,12 +105,9 @@ impl Work for Service {
 }
 
 async fn serve(shared: Rc<Shared>, worker: Rc<Worker>, stream: Stream, conn: Rc<ConnInfo>) {
-    // Whoever still comes while the process drains is answered, once.
-    let is_late = worker.draining().is_cancelled();
-    let ending = if is_late { worker.finishing() } else { worker.draining() }.clone();
     let is_http2 = conn.tls.as_ref().is_some_and(|tls| tls.http2);
     let (id, peer) = (conn.id, conn.peer);
-    let pace = Pace::new(is_http2);
+    let pace = shared.keeper.watch(&worker, is_http2);
     let io = TokioIo::new(Paced::new(stream, Arc::clone(&pace)));
     let sizes = shared.live.load().rules.sizes();
     let (serving, executor) = (Rc::clone(&shared), Spawner(Rc::clone(&worker)));
@@ -134,20 +130,20 @@ async fn serve(shared: Rc<Shared>, worker: Rc<Worker>, stream: Stream, conn: Rc<
             .keep_alive_timeout(PING_TIMEOUT)
             .serve_connection(io, service);
         // Each connection has room for the largest of these; this one is larger by far.
-        Box::pin(run(http, &pace, &ending)).await
+        Box::pin(run(http, &pace)).await
     } else {
         let mut builder = http1::Builder::new();
         builder
             .timer(TokioTimer::new())
             // The pace has both times, of which hyper has one.
             .header_read_timeout(None)
-            .keep_alive(!is_late)
+            .keep_alive(!pace.is_late())
             // `admit` has the exact bounds.
             .max_buf_size(sizes.head_bytes_max + sizes.target_bytes_max);
         if HEADERS_INLINE_MAX < sizes.headers_max {
             builder.max_headers(sizes.headers_max);
         }
-        run(builder.serve_connection(io, service).with_upgrades(), &pace, &ending).await
+        run(builder.serve_connection(io, service).with_upgrades(), &pace).await
     };
     let Err(error) = served else { return };
     // A head that hyper refused by itself never was a request, but it was answered.
@@ -197,29 +193,22 @@ where
 }
 
 /// Serves a connection to its end, which comes when nothing is asked of it any more, too.
-async fn run(http: impl Http, pace: &Pace, ending: &CancellationToken) -> hyper::Result<()> {
+async fn run(http: impl Http, pace: &Pace) -> hyper::Result<()> {
     let mut http = pin!(http);
-    let mut look = pin!(time::sleep_until(Instant::now()));
-    let mut finishing = false;
-    loop {
-        tokio::select! {
-            served = http.as_mut() => return served,
-            () = ending.cancelled(), if !finishing => {
-                // What is being answered still is; a connection between two requests ends.
-                finishing = true;
-                http.as_mut().finish();
+    let mut order = Order::Serve;
+    poll_fn(|context| {
+        loop {
+            if let Poll::Ready(served) = http.as_mut().poll(context) {
+                return Poll::Ready(served);
             }
-            () = look.as_mut() => match pace.due(Instant::now()) {
-                Due::Later(at) => look.as_mut().reset(at),
-                Due::Idle if !finishing => {
-                    finishing = true;
-                    http.as_mut().finish();
-                    look.as_mut().reset(Instant::now() + GOODBYE_TIMEOUT);
-                }
-                Due::Idle | Due::Head => return Ok(()),
-            },
+            order = ready!(pace.poll_order(order, context));
+            if order == Order::End {
+                return Poll::Ready(Ok(()));
+            }
+            http.as_mut().finish();
         }
-    }
+    })
+    .await
 }
 
 /// Runs the tasks of HTTP/2 connections among those of the worker.
@@ -253,15 +242,15 @@ async fn answer(
         in_flight: Cell::new(Some(in_flight)),
         body: Rc::new(RefCell::new(body)),
     };
-    let answer = visit.answer(upgrade).await;
+    let mut answer = visit.answer(upgrade).await;
     if Rc::strong_count(&visit.body) == 1 && !visit.body.borrow().is_end_stream() {
         worker.spawn(linger(Rc::clone(&visit.body)));
     }
-    match visit.in_flight.take() {
-        Some(in_flight) => answer.map(|body| body.held(in_flight, Rc::clone(&visit.body))),
-        // A socket has it.
-        None => answer,
+    // If not, a socket has it.
+    if let Some(in_flight) = visit.in_flight.take() {
+        answer.body_mut().hold(in_flight, Rc::clone(&visit.body));
     }
+    answer
 }
 
 /// Takes what a client still sends of a body that nobody wants: many read no answer before they have sent all, and
@@ -316,11 +305,10 @@ impl Visit<'_> {
                 }
             }
             (TargetKind::Proxy(proxy), Some(handshake)) => {
-                // Boxed, as are those below: connections become sockets for the most part, and the room for
-                // what else they might do would be taken all the same.
+                // Boxed, as files are below: it is rare, and its room would be taken, and moved, with each request.
                 Box::pin(self.open_tunnel(proxy, &admitted, &handshake, upgrade)).await
             }
-            (TargetKind::Proxy(proxy), None) => Box::pin(self.pass_on(proxy, &admitted)).await,
+            (TargetKind::Proxy(proxy), None) => self.pass_on(proxy, &admitted).await,
             (TargetKind::Static(files), _) => {
                 let answer = Box::pin(self.file(files, &admitted.scope)).await;
                 target.metrics.answered(answer.status(), self.started_at.elapsed());
