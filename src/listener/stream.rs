@@ -1,7 +1,7 @@
 //! The bytes of a connection, over whatever they come.
 
 use std::io;
-use std::io::IoSlice;
+use std::io::{IoSlice, Write as _};
 use std::net::Shutdown;
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -11,6 +11,9 @@ use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 use tokio_rustls::server::TlsStream;
+
+/// Pieces that come to no more than this are written as one, in bytes.
+const JOINED_LEN_MAX: usize = 1 << 10;
 
 /// A stream as the system gives it, which no runtime watches yet: it goes to the thread that serves it.
 #[derive(Debug)]
@@ -127,9 +130,20 @@ impl AsyncWrite for NetStream {
         context: &mut Context<'_>,
         pieces: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        // The kernel takes one piece with less ado than a list of one.
+        // The kernel takes one piece with less ado than a list, by more than it costs to copy little ones together.
         if let [piece] = pieces {
             return self.poll_write(context, piece);
+        }
+        if pieces.iter().map(|piece| piece.len()).sum::<usize>() <= JOINED_LEN_MAX {
+            let mut whole = [0; JOINED_LEN_MAX];
+            let mut rest = whole.as_mut_slice();
+            for piece in pieces {
+                // Does not fail, for there is room.
+                rest.write_all(piece)?;
+            }
+            let left = rest.len();
+            let (whole, _) = whole.split_at(JOINED_LEN_MAX - left);
+            return self.poll_write(context, whole);
         }
         match self.get_mut() {
             Self::Tcp(stream) => Pin::new(stream).poll_write_vectored(context, pieces),
