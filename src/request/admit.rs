@@ -1,5 +1,6 @@
 //! Every check of a request that needs no waiting, in order.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use http::header::{CONTENT_LENGTH, HOST, ORIGIN, TRANSFER_ENCODING};
@@ -340,7 +341,10 @@ fn check_target(head: &Parts, arrival: &Arrival<'_>) -> Result<(), Rejection> {
 /// in its place, and asks TLS for the name by which it knows us.
 fn find_host(head: &Parts, arrival: &Arrival<'_>, forwarded: &Forwarded) -> Result<Host, Rejection> {
     let mut lines = head.headers.get_all(HOST).into_iter();
-    let line = lines.next().map(|line| String::from_utf8_lossy(line.as_bytes()));
+    // What is not ASCII is no host either way, and is shown as it came.
+    let line = lines
+        .next()
+        .map(|line| line.to_str().map_or_else(|_| String::from_utf8_lossy(line.as_bytes()), Cow::Borrowed));
     if lines.next().is_some() {
         return Err(BadRequest::HostRepeated.into());
     }
@@ -365,6 +369,9 @@ fn find_host(head: &Parts, arrival: &Arrival<'_>, forwarded: &Forwarded) -> Resu
 
 /// Decodes a path. An encoded slash becomes one, as in Channels; a `%` that encodes nothing stays.
 fn decode_path(path: &str) -> Result<String, Rejection> {
+    if !path.contains(['%', '\0']) {
+        return Ok(path.to_owned());
+    }
     let decoded = percent_decode_str(path).decode_utf8().map_err(|_| BadRequest::PathEncoding)?;
     if decoded.contains('\0') {
         return Err(BadRequest::PathNul.into());

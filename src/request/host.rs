@@ -11,7 +11,8 @@ use std::str::FromStr;
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Host {
     text: String,
-    domain: String,
+    /// How much of it is the domain.
+    domain_len: usize,
     port: Option<u32>,
 }
 
@@ -28,13 +29,13 @@ impl Host {
         if !is_name(name) {
             return Err(InvalidHost);
         }
-        let domain = name.strip_suffix('.').unwrap_or(name).to_owned();
-        if domain.is_empty() {
+        let domain_len = name.strip_suffix('.').unwrap_or(name).len();
+        if domain_len == 0 {
             return Err(InvalidHost);
         }
         // Django does not look at the range; a number too big for a port is no port of an origin.
         let port = port.map(|digits| digits.parse().unwrap_or(u32::MAX));
-        Ok(Self { domain, port, text: lower })
+        Ok(Self { domain_len, port, text: lower })
     }
 
     /// The whole, in lower case: name as sent and port.
@@ -44,7 +45,7 @@ impl Host {
 
     /// The name or address without a dot at its end and without the port; IPv6 has its brackets.
     pub fn domain(&self) -> &str {
-        &self.domain
+        self.text.get(..self.domain_len).unwrap_or_default()
     }
 
     /// The port, if one is written. It may be above 65535, as it may in Django.
@@ -249,7 +250,7 @@ fn is_name(name: &str) -> bool {
             inner.split_once(':').is_some_and(|(first, rest)| !first.contains('.') && !rest.is_empty())
                 && inner.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f' | b':' | b'.'))
         }),
-        None => !name.is_empty() && name.chars().all(is_name_char),
+        None => !name.is_empty() && name.bytes().all(|byte| is_name_char(byte.into())),
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::fmt;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use http::StatusCode;
@@ -35,7 +35,25 @@ pub struct RouteMetrics {
     handshake_duration: Histogram,
     request_duration: Histogram,
     requests: IntCounterVec,
+    /// Those of [`USUAL_STATUSES`], each from its first answer on.
+    usual_requests: [OnceLock<IntCounter>; USUAL_STATUSES.len()],
 }
+
+/// Statuses that are not looked up each time they are counted.
+const USUAL_STATUSES: [StatusCode; 12] = [
+    StatusCode::OK,
+    StatusCode::CREATED,
+    StatusCode::NO_CONTENT,
+    StatusCode::PARTIAL_CONTENT,
+    StatusCode::MOVED_PERMANENTLY,
+    StatusCode::FOUND,
+    StatusCode::NOT_MODIFIED,
+    StatusCode::BAD_REQUEST,
+    StatusCode::UNAUTHORIZED,
+    StatusCode::FORBIDDEN,
+    StatusCode::NOT_FOUND,
+    StatusCode::BAD_GATEWAY,
+];
 
 impl fmt::Debug for RouteMetrics {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -159,12 +177,21 @@ impl RouteMetrics {
 
     /// Counts an answer to what never was a request.
     pub(super) fn unreadable(&self, status: StatusCode) {
-        self.requests.with_label_values(&[&*self.route, status.as_str()]).inc();
+        self.count(status);
     }
 
     pub(super) fn answered(&self, status: StatusCode, took: Duration) {
-        self.requests.with_label_values(&[&*self.route, status.as_str()]).inc();
+        self.count(status);
         self.request_duration.observe(took.as_secs_f64());
+    }
+
+    fn count(&self, status: StatusCode) {
+        let counter = || self.requests.with_label_values(&[&*self.route, status.as_str()]);
+        let usual = USUAL_STATUSES.iter().zip(&self.usual_requests).find(|(usual, _)| **usual == status);
+        match usual {
+            Some((_, known)) => known.get_or_init(counter).inc(),
+            None => counter().inc(),
+        }
     }
 }
 
@@ -182,5 +209,6 @@ fn resolve(
         handshake_duration: handshake_durations.with_label_values(&[route]),
         request_duration: request_durations.with_label_values(&[route]),
         requests: requests.clone(),
+        usual_requests: Default::default(),
     }
 }

@@ -51,7 +51,7 @@ impl Visit<'_> {
         let metrics = &admitted.target.metrics;
         let reads = self.head.method == Method::GET || self.head.method == Method::HEAD;
         let found = match &proxy.try_files {
-            Some(files) if reads => self.find_file(files, &admitted.scope).await,
+            Some(files) if reads => Box::pin(self.find_file(files, &admitted.scope)).await,
             _ => Ok(Found::Nothing),
         };
         let answer = match found {
@@ -59,8 +59,7 @@ impl Visit<'_> {
             Err(answer) => answer,
             Ok(Found::Nothing) => {
                 let body = RequestBody::new(Rc::clone(&self.body), proxy.body_bytes_max);
-                let host = host_header(admitted);
-                let facts = self.facts(proxy, admitted, &host);
+                let facts = self.facts(proxy, admitted);
                 let head = |length, out: &mut Vec<u8>| request_head(self.head, &facts, length, out);
                 // Looking for a file takes its time; otherwise the request has just begun.
                 let began_at = if proxy.try_files.is_some() { Instant::now() } else { self.started_at };
@@ -112,8 +111,7 @@ impl Visit<'_> {
             _ => fresh_key()?,
         };
         let accept = accept_key(&key).map_err(BadRequest::Handshake)?;
-        let host = host_header(admitted);
-        let facts = self.facts(proxy, admitted, &host);
+        let facts = self.facts(proxy, admitted);
         let head = |out: &mut Vec<u8>| handshake_head(self.head, &facts, Some(&key), out);
         let client = &self.shared.client;
         let handshaken = client.handshake(&proxy.upstream, head, &accept, &handshake.subprotocols).await?;
@@ -150,7 +148,7 @@ impl Visit<'_> {
         Ok(Switched::Tunnel(answer))
     }
 
-    fn facts<'h>(&self, proxy: &Proxy, admitted: &Admitted<'_, Target>, host: &'h HeaderValue) -> Facts<'h> {
+    fn facts<'h>(&self, proxy: &Proxy, admitted: &'h Admitted<'_, Target>) -> Facts<'h> {
         let creates_trace = proxy.upstream.settings().traceparent == Traceparent::Create;
         Facts {
             client: admitted.scope.client,
@@ -158,7 +156,8 @@ impl Visit<'_> {
             peer_trusted: admitted.from_proxy,
             chain_trusted: admitted.from_proxy && self.snapshot.rules.reads_x_forwarded(),
             https: admitted.scheme == Scheme::Https,
-            host,
+            // The one that was checked, and no other.
+            host: admitted.host.as_str(),
             fresh_id: fastrand::u128(..),
             fresh_trace: creates_trace.then(|| (fastrand::u128(1..), fastrand::u64(1..))),
         }
@@ -208,12 +207,6 @@ impl<H> Passage<H> {
 fn not_switched(status: StatusCode, answered: StatusCode) -> Rejection {
     let reason = format!("the application answers {} to the handshake", answered.as_u16());
     Rejection::Upstream { status, reason }
-}
-
-/// The host that was checked, and no other.
-fn host_header(admitted: &Admitted<'_, Target>) -> HeaderValue {
-    // A checked host has letters, digits and a few signs.
-    HeaderValue::from_str(admitted.host.as_str()).unwrap_or(HeaderValue::from_static(""))
 }
 
 /// Rule: RFC 6455, 4.1: 16 random bytes in base64.

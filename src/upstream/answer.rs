@@ -224,8 +224,8 @@ pub enum Decoder {
 pub enum Piece {
     /// Some bytes.
     Data(Bytes),
-    /// Headers behind the body, which end it.
-    Trailers(HeaderMap),
+    /// Headers behind the body, which end it. Few answers have any.
+    Trailers(Box<HeaderMap>),
 }
 
 /// What came is no body.
@@ -385,7 +385,7 @@ impl Chunked {
             trailers.try_append(name, value).map_err(|_| Malformed)?;
         }
         self.place = Place::End;
-        Ok(Some(Piece::Trailers(trailers)))
+        Ok(Some(Piece::Trailers(Box::new(trailers))))
     }
 }
 

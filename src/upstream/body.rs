@@ -3,7 +3,6 @@
 use std::fmt;
 use std::pin::Pin;
 use std::rc::Weak;
-use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -11,13 +10,13 @@ use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use tokio::time::Instant;
 
+use crate::upstream::BoxError;
 use crate::upstream::answer::{Decoder, Piece};
 use crate::upstream::client::Client;
 use crate::upstream::conn::Conn;
 use crate::upstream::forward;
 use crate::upstream::outgoing::{Outgoing, Unsent};
 use crate::upstream::server::Flight;
-use crate::upstream::{BoxError, Upstream};
 
 /// The body of an answer. Its request counts until it is dropped, and its connection is kept once it has come
 /// to its end.
@@ -28,7 +27,6 @@ pub struct AnswerBody<B> {
     /// Until the end of the body.
     link: Option<Box<Link<B>>>,
     flight: Option<Flight>,
-    silence_max: Duration,
     /// Whether the timer runs for the silence of now, and not for an earlier one.
     silent: bool,
     /// Why there is no more. Told a turn late, so that what came before goes out before.
@@ -37,18 +35,13 @@ pub struct AnswerBody<B> {
 
 /// The connection that an answer comes over.
 pub(super) struct Link<B> {
-    pub(super) conn: Conn,
+    pub(super) conn: Box<Conn>,
     /// The request, whose body may be longer on its way than its answer.
     pub(super) outgoing: Outgoing<B>,
-    /// Where the connection goes afterwards, if the server keeps it.
-    pub(super) home: Option<Home>,
-}
-
-/// The client whose connection it is, and to which server.
-pub(super) struct Home {
-    pub(super) client: Weak<Client>,
-    pub(super) server: u64,
-    pub(super) upstream: Arc<Upstream>,
+    /// Whose the connection is afterwards, if the server keeps it.
+    pub(super) home: Option<Weak<Client>>,
+    /// How long the server may be silent.
+    pub(super) silence_max: Duration,
 }
 
 /// Why an answer has no more body. What was sent of it must not look complete.
@@ -73,26 +66,14 @@ where
     B: Body<Data = Bytes> + Unpin,
     B::Error: Into<BoxError>,
 {
-    pub(super) fn new(
-        mut decoder: Decoder,
-        mut link: Link<B>,
-        flight: Flight,
-        silence_max: Duration,
-    ) -> Self {
+    pub(super) fn new(mut decoder: Decoder, mut link: Link<B>, flight: Flight, now: Instant) -> Self {
         // Most answers come whole, and their connections are free before they are passed on. A malformed body
         // still is one when it is asked for.
         let first = decoder.next(&mut link.conn.input).unwrap_or_default();
-        let mut answer = Self {
-            decoder,
-            first,
-            link: None,
-            flight: Some(flight),
-            silence_max,
-            silent: false,
-            failure: None,
-        };
+        let mut answer =
+            Self { decoder, first, link: None, flight: Some(flight), silent: false, failure: None };
         if answer.decoder.is_done() {
-            answer.finish(link);
+            answer.finish(link, now);
         } else {
             answer.link = Some(Box::new(link));
         }
@@ -100,14 +81,14 @@ where
     }
 
     /// The whole of it has come.
-    fn finish(&mut self, link: Link<B>) {
-        if let Link { conn, outgoing, home: Some(home) } = link
-            && outgoing.is_sent()
-            && let Some(client) = home.client.upgrade()
+    fn finish(&mut self, link: Link<B>, now: Instant) {
+        let flight = self.flight.take();
+        if let (Some(flight), Some(home)) = (&flight, &link.home)
+            && link.outgoing.is_sent()
+            && let Some(client) = home.upgrade()
         {
-            client.keep(conn, home.server, &home.upstream);
+            client.keep(link.conn, flight, now);
         }
-        self.flight = None;
     }
 
     fn fail(&mut self, error: BrokenAnswer) -> BrokenAnswer {
@@ -143,7 +124,7 @@ where
                 Poll::Ready(Ok(0) | Err(_)) => return Poll::Ready(Err(BrokenAnswer::Truncated)),
                 Poll::Pending => {
                     if !self.silent {
-                        link.conn.begin_silence(Instant::now() + self.silence_max);
+                        link.conn.begin_silence(Instant::now() + link.silence_max);
                         self.silent = true;
                     }
                     ready!(link.conn.poll_silence(context));
@@ -181,14 +162,14 @@ where
         if answer.decoder.is_done()
             && let Some(link) = answer.link.take()
         {
-            answer.finish(*link);
+            answer.finish(*link, Instant::now());
         }
         Poll::Ready(piece.map(|piece| {
             Ok(match piece {
                 Piece::Data(data) => Frame::data(data),
                 Piece::Trailers(mut trailers) => {
                     forward::clean_answer(&mut trailers);
-                    Frame::trailers(trailers)
+                    Frame::trailers(*trailers)
                 }
             })
         }))

@@ -1,7 +1,7 @@
 //! One worker's way to the upstreams: its connections, and what is sent over them.
 
 use std::cell::RefCell;
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::fmt;
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
@@ -17,7 +17,7 @@ use tokio::time;
 use tokio::time::Instant;
 
 use crate::upstream::answer::{Decoder, Head};
-use crate::upstream::body::{Home, Link};
+use crate::upstream::body::Link;
 use crate::upstream::conn::Conn;
 use crate::upstream::connect::connect;
 use crate::upstream::forward::BodyLength;
@@ -33,13 +33,13 @@ const SERVERS_TRIED_MAX: usize = 3;
 #[derive(Default)]
 pub struct Client {
     /// Idle ones by server, the latest last.
-    idle: RefCell<HashMap<u64, Vec<Idle>>>,
+    idle: RefCell<BTreeMap<u64, Vec<Idle>>>,
     /// Whether a task looks after them.
     swept: RefCell<bool>,
 }
 
 struct Idle {
-    conn: Conn,
+    conn: Box<Conn>,
     until: Instant,
 }
 
@@ -88,13 +88,15 @@ impl Client {
         B::Error: Into<BoxError>,
     {
         let outgoing = Outgoing::new(body, started_at, head);
-        let answer = self.send_uncounted(upstream, method, outgoing, started_at).await;
-        let outcome = answer.as_ref().map_or_else(UpstreamError::outcome, |_| Outcome::Ok);
-        upstream.metrics.count(Kind::Http, outcome, started_at.elapsed());
+        let answer = self.send_to_any(upstream, method, outgoing, started_at).await;
+        if let Err(error) = &answer {
+            upstream.metrics.count(Kind::Http, error.outcome(), started_at.elapsed());
+        }
         answer
     }
 
-    async fn send_uncounted<B>(
+    /// Sends a request, and counts it if there is an answer.
+    async fn send_to_any<B>(
         self: &Rc<Self>,
         upstream: &Arc<Upstream>,
         method: &Method,
@@ -122,7 +124,8 @@ impl Client {
                 let is_reused = reused.is_some();
                 let conn = match reused.take() {
                     Some(conn) => Ok(conn),
-                    None => connect(upstream, server).await.map(Conn::new),
+                    // Boxed: it is rare, and its room would be taken, and moved, with each request.
+                    None => Box::pin(connect(upstream, server)).await.map(Conn::new).map(Box::new),
                 };
                 let mut conn = match conn {
                     Ok(conn) => conn,
@@ -143,13 +146,11 @@ impl Client {
                     }
                     Ok(answer) => {
                         upstream.succeeded(server);
-                        let home = answer.keeps.then(|| Home {
-                            client: Rc::downgrade(self),
-                            server: server.id,
-                            upstream: Arc::clone(upstream),
-                        });
-                        let link = Link { conn, outgoing, home };
-                        return Ok(respond(answer, |body| AnswerBody::new(body, link, flight, silence_max)));
+                        let now = Instant::now();
+                        upstream.metrics.count(Kind::Http, Outcome::Ok, now - started_at);
+                        let home = answer.keeps.then(|| Rc::downgrade(self));
+                        let link = Link { conn, outgoing, home, silence_max };
+                        return Ok(respond(answer, |body| AnswerBody::new(body, link, flight, now)));
                     }
                     Err(failed) => {
                         error = failed;
@@ -211,7 +212,7 @@ impl Client {
 /// Idle connections.
 impl Client {
     /// A connection that is ready and as young as can be.
-    fn take_idle(&self, server: u64, now: Instant) -> Option<Conn> {
+    fn take_idle(&self, server: u64, now: Instant) -> Option<Box<Conn>> {
         let mut idle = self.idle.borrow_mut();
         let connections = idle.get_mut(&server)?;
         // The latest is most likely fit, and behind one that is too old are only older ones.
@@ -223,19 +224,19 @@ impl Client {
         None
     }
 
-    /// Keeps a connection for the next request.
-    pub(super) fn keep(self: &Rc<Self>, conn: Conn, server: u64, upstream: &Upstream) {
-        let settings = &upstream.settings;
+    /// Keeps the connection of a request that has been answered for the next one.
+    pub(super) fn keep(self: &Rc<Self>, conn: Box<Conn>, flight: &Flight, now: Instant) {
+        let settings = &flight.upstream().settings;
         // What comes unasked would be taken for the next answer.
         if !conn.input.is_empty() || settings.keepalive == 0 {
             return;
         }
         let mut idle = self.idle.borrow_mut();
-        let connections = idle.entry(server).or_default();
+        let connections = idle.entry(flight.server().id).or_default();
         if settings.keepalive <= connections.len() {
             connections.remove(0);
         }
-        let until = Instant::now() + settings.idle_timeout;
+        let until = now + settings.idle_timeout;
         connections.push(Idle { conn, until });
         if !self.swept.replace(true) {
             spawn_local(sweep(Rc::downgrade(self)));
@@ -286,8 +287,8 @@ async fn handshake_uncounted(
             upstream.metrics.retries.inc();
         }
         let flight = Flight::new(server, entered);
-        let mut conn = match connect(upstream, server).await {
-            Ok(stream) => Conn::new(stream),
+        let mut conn = match Box::pin(connect(upstream, server)).await {
+            Ok(stream) => Box::new(Conn::new(stream)),
             Err(failed) => {
                 upstream.failed(server, &failed);
                 error = failed;
@@ -303,8 +304,9 @@ async fn handshake_uncounted(
             conn.exchange(&mut outgoing, false, Instant::now(), silence_max).await.map_err(failed)?;
         if answer.status != StatusCode::SWITCHING_PROTOCOLS {
             upstream.succeeded(server);
-            let link = Link { conn, outgoing, home: None };
-            let answer = respond(answer, |body| AnswerBody::new(body, link, flight, silence_max));
+            let link = Link { conn, outgoing, home: None, silence_max };
+            let body = |body| AnswerBody::new(body, link, flight, Instant::now());
+            let answer = respond(answer, body);
             return Ok(Handshaken::Answer(answer));
         }
         forward::check_switch(&answer.headers, accept, offered)

@@ -6,11 +6,12 @@
 
 use std::io::Write as _;
 use std::net::IpAddr;
+use std::ops::Range;
 
 use http::header::{
-    CONNECTION, CONTENT_LENGTH, COOKIE, EXPECT, FORWARDED, HOST, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION,
-    SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_PROTOCOL, SEC_WEBSOCKET_VERSION, TE, TRAILER,
-    TRANSFER_ENCODING, UPGRADE, USER_AGENT,
+    AsHeaderName, CONNECTION, CONTENT_LENGTH, COOKIE, EXPECT, FORWARDED, HOST, PROXY_AUTHENTICATE,
+    PROXY_AUTHORIZATION, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_PROTOCOL,
+    SEC_WEBSOCKET_VERSION, TE, TRAILER, TRANSFER_ENCODING, UPGRADE,
 };
 use http::request::Parts;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Uri};
@@ -31,7 +32,7 @@ pub struct Facts<'a> {
     /// Whether the client uses TLS.
     pub https: bool,
     /// The validated host with its port, if it has one.
-    pub host: &'a HeaderValue,
+    pub host: &'a str,
     /// A random number that makes an `X-Request-ID` where none counts.
     pub fresh_id: u128,
     /// A random trace and span, neither of them 0, that make a `traceparent` where there is none; `None` to make
@@ -50,14 +51,11 @@ pub enum BodyLength {
     Unknown,
 }
 
-const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
-const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
-const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
-const X_FORWARDED_PORT: HeaderName = HeaderName::from_static("x-forwarded-port");
-const X_REAL_IP: HeaderName = HeaderName::from_static("x-real-ip");
-const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
-const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
-const TRACESTATE: HeaderName = HeaderName::from_static("tracestate");
+const X_FORWARDED_FOR: &str = "x-forwarded-for";
+const X_FORWARDED_PORT: &str = "x-forwarded-port";
+const X_REQUEST_ID: &str = "x-request-id";
+const TRACEPARENT: &str = "traceparent";
+const TRACESTATE: &str = "tracestate";
 
 /// Of one connection only, whether or not `Connection` names them.
 fn is_hop_by_hop(name: &HeaderName) -> bool {
@@ -86,26 +84,38 @@ const HOPS_MAX: usize = 32;
 /// The longest `X-Request-ID` that is passed on.
 const REQUEST_ID_LEN_MAX: usize = 128;
 
+/// The digits of each byte.
+#[expect(clippy::indexing_slicing, reason = "done by the compiler")]
+const HEX: [[u8; 2]; 256] = {
+    let digits = b"0123456789abcdef";
+    let mut pairs = [[0; 2]; 256];
+    let mut byte = 0;
+    while byte < pairs.len() {
+        pairs[byte] = [digits[byte >> 4], digits[byte & 0xF]];
+        byte += 1;
+    }
+    pairs
+};
+
 /// Writes the head of a plain request as the application gets it.
 ///
 /// `traceparent` is passed on if it is one, with its `tracestate`. One that is made says that the request is
 /// sampled: most samplers follow their parent, and would otherwise trace nothing.
 pub fn request_head(sent: &Parts, facts: &Facts<'_>, length: BodyLength, out: &mut Vec<u8>) {
     let mut head = Head::begin(&sent.method, &sent.uri, out);
-    pass_on(&mut head, &sent.headers, facts, |_| false);
-    let takes_trailers =
-        sent.headers.get_all(TE).into_iter().any(|line| has_word(line.as_bytes(), b"trailers"));
-    if takes_trailers {
-        head.line(&TE, b"trailers");
+    let survey = Survey::of(&sent.headers);
+    pass_on(&mut head, &sent.headers, &survey, facts, |_| false);
+    if survey.takes_trailers {
+        head.text(b"te: trailers\r\n");
     }
     match length {
         // Some servers answer 411 to those without a length.
         BodyLength::Empty if [Method::POST, Method::PUT, Method::PATCH].contains(&sent.method) => {
-            head.line(&CONTENT_LENGTH, b"0");
+            head.text(b"content-length: 0\r\n");
         }
         BodyLength::Empty => (),
-        BodyLength::Known(len) => head.line(&CONTENT_LENGTH, len.to_string().as_bytes()),
-        BodyLength::Unknown => head.line(&TRANSFER_ENCODING, b"chunked"),
+        BodyLength::Known(len) => head.line(CONTENT_LENGTH.as_str(), len.to_string().as_bytes()),
+        BodyLength::Unknown => head.text(b"transfer-encoding: chunked\r\n"),
     }
     head.end();
 }
@@ -116,66 +126,89 @@ pub fn handshake_head(sent: &Parts, facts: &Facts<'_>, key: Option<&HeaderValue>
     let mut head = Head::begin(&Method::GET, &sent.uri, out);
     let is_replaced =
         |name: &HeaderName| *name == SEC_WEBSOCKET_VERSION || (key.is_some() && *name == SEC_WEBSOCKET_KEY);
-    pass_on(&mut head, &sent.headers, facts, is_replaced);
-    head.line(&CONNECTION, b"Upgrade");
-    head.line(&UPGRADE, b"websocket");
-    head.line(&SEC_WEBSOCKET_VERSION, b"13");
+    pass_on(&mut head, &sent.headers, &Survey::of(&sent.headers), facts, is_replaced);
+    head.text(b"connection: Upgrade\r\nupgrade: websocket\r\nsec-websocket-version: 13\r\n");
     if let Some(key) = key {
-        head.line(&SEC_WEBSOCKET_KEY, key.as_bytes());
+        head.line(SEC_WEBSOCKET_KEY.as_str(), key.as_bytes());
     }
     head.end();
 }
 
 /// Writes the head of a health check.
-pub fn check_head(target: &Uri, host: &HeaderValue, out: &mut Vec<u8>) {
+pub fn check_head(target: &Uri, host: &str, out: &mut Vec<u8>) {
     let mut head = Head::begin(&Method::GET, target, out);
-    head.line(&HOST, host.as_bytes());
-    head.line(&USER_AGENT, b"anteroom-health");
+    head.line(HOST.as_str(), host.as_bytes());
+    head.text(b"user-agent: anteroom-health\r\n");
     head.end();
+}
+
+/// What has to be known of the headers that came before the first of them goes on.
+struct Survey<'a> {
+    /// The names in `Connection`.
+    named: Vec<&'a [u8]>,
+    takes_trailers: bool,
+    has_cookies: bool,
+    /// Whether there is a `traceparent` that is one.
+    traced: bool,
+}
+
+impl<'a> Survey<'a> {
+    fn of(sent: &'a HeaderMap) -> Self {
+        let mut survey = Self { named: Vec::new(), takes_trailers: false, has_cookies: false, traced: false };
+        let mut traceparents = 0;
+        for (name, value) in sent {
+            match *name {
+                CONNECTION => survey.named.extend(named_by(value)),
+                TE => survey.takes_trailers |= has_word(value.as_bytes(), b"trailers"),
+                COOKIE => survey.has_cookies = true,
+                _ if name.as_str() == TRACEPARENT => {
+                    traceparents += 1;
+                    survey.traced = traceparents == 1 && is_traceparent(value);
+                }
+                _ => (),
+            }
+        }
+        survey
+    }
 }
 
 /// The host, what the client sent of itself, and what is said of it here.
 fn pass_on(
     head: &mut Head<'_>,
     sent: &HeaderMap,
+    survey: &Survey<'_>,
     facts: &Facts<'_>,
     is_replaced: impl Fn(&HeaderName) -> bool,
 ) {
-    head.line(&HOST, facts.host.as_bytes());
-    let named = named_by_connection(sent);
-    let traced = only(sent, &TRACEPARENT).is_some_and(is_traceparent);
+    head.line(HOST.as_str(), facts.host.as_bytes());
     for (name, value) in sent {
         let text = name.as_str();
         let dropped = is_hop_by_hop(name)
             || is_ours(name)
             || text.bytes().any(|byte| byte == b'_')
-            || (!traced && (*name == TRACEPARENT || *name == TRACESTATE))
+            || (!survey.traced && matches!(text, TRACEPARENT | TRACESTATE))
             || is_replaced(name)
-            || named.iter().any(|one| text.as_bytes().eq_ignore_ascii_case(one));
+            || survey.named.iter().any(|one| text.as_bytes().eq_ignore_ascii_case(one));
         if !dropped {
-            head.line(name, value.as_bytes());
+            head.line(text, value.as_bytes());
         }
     }
     // All in one line: HTTP/2 may send each in its own (RFC 9113, 8.2.3), and applications take the first.
-    let mut cookies = sent.get_all(COOKIE).into_iter();
-    if let Some(first) = cookies.next() {
-        head.begin_line(&COOKIE);
-        head.text(first.as_bytes());
-        for cookie in cookies {
-            head.text(b"; ");
+    if survey.has_cookies {
+        head.text(b"cookie: ");
+        for (place, cookie) in sent.get_all(COOKIE).into_iter().enumerate() {
+            head.text(if place == 0 { b"" } else { b"; " });
             head.text(cookie.as_bytes());
         }
         head.end_line();
     }
     stamp(head, sent, facts);
-    if let (false, Some((trace, span))) = (traced, facts.fresh_trace) {
-        head.begin_line(&TRACEPARENT);
-        head.text(b"00-");
+    if let (false, Some((trace, span))) = (survey.traced, facts.fresh_trace) {
+        head.text(b"traceparent: 00-");
         head.hex(trace, 32);
         head.text(b"-");
         head.hex(span.into(), 16);
-        head.text(b"-01");
-        head.end_line();
+        head.text(b"-01\r\n");
     }
 }
 
@@ -198,15 +231,11 @@ impl<'a> Head<'a> {
         head
     }
 
-    fn line(&mut self, name: &HeaderName, value: &[u8]) {
-        self.begin_line(name);
+    fn line(&mut self, name: &str, value: &[u8]) {
+        self.text(name.as_bytes());
+        self.text(b": ");
         self.text(value);
         self.end_line();
-    }
-
-    fn begin_line(&mut self, name: &HeaderName) {
-        self.text(name.as_str().as_bytes());
-        self.text(b": ");
     }
 
     fn text(&mut self, text: &[u8]) {
@@ -215,15 +244,16 @@ impl<'a> Head<'a> {
 
     /// As many hexadecimal digits of a number.
     fn hex(&mut self, number: u128, digits: usize) {
-        let digit = |half: u8| if half < 10 { b'0' + half } else { b'a' - 10 + half };
         let mut text = [0; 32];
-        for ([high, low], byte) in text.as_chunks_mut().0.iter_mut().zip(number.to_be_bytes()) {
-            (*high, *low) = (digit(byte >> 4), digit(byte & 0xF));
+        for (pair, byte) in text.as_chunks_mut().0.iter_mut().zip(number.to_be_bytes()) {
+            *pair = HEX.get(usize::from(byte)).copied().unwrap_or_default();
         }
         self.text(text.split_at(text.len() - digits).1);
     }
 
-    fn address(&mut self, address: IpAddr) {
+    /// Writes an address, and says where it stands, to write it once more.
+    fn address(&mut self, address: IpAddr) -> Range<usize> {
+        let from = self.0.len();
         match address {
             // Most are, and formatting them is most of what all this costs.
             IpAddr::V4(address) => {
@@ -239,6 +269,11 @@ impl<'a> Head<'a> {
             // Writing to a `Vec` does not fail.
             IpAddr::V6(address) => write!(self.0, "{address}").unwrap_or_default(),
         }
+        from..self.0.len()
+    }
+
+    fn again(&mut self, written: Range<usize>) {
+        self.0.extend_from_within(written);
     }
 
     fn end_line(&mut self) {
@@ -257,8 +292,9 @@ pub fn clean_answer(headers: &mut HeaderMap) {
         return;
     }
     if headers.contains_key(CONNECTION) {
-        let named: Vec<HeaderName> = named_by_connection(headers)
-            .into_iter()
+        let lines = headers.get_all(CONNECTION).into_iter();
+        let named: Vec<HeaderName> = lines
+            .flat_map(named_by)
             .filter_map(|name| HeaderName::from_bytes(name).ok())
             // Without it, the length of what a HEAD asks for would be lost.
             .filter(|name| *name != CONTENT_LENGTH)
@@ -310,63 +346,67 @@ pub fn check_switch(
 /// the first entry. Proxies that are trusted follow, the peer last.
 fn stamp(head: &mut Head<'_>, sent: &HeaderMap, facts: &Facts<'_>) {
     let hops = hops(sent, facts);
-    if let Some(client) = hops.first() {
-        head.begin_line(&X_FORWARDED_FOR);
-        for (place, hop) in hops.iter().enumerate() {
-            head.text(if place == 0 { b"" } else { b", " });
-            head.address(*hop);
-        }
-        head.end_line();
-        head.begin_line(&X_REAL_IP);
-        head.address(*client);
-        head.end_line();
-    }
     let (scheme, default_port) = if facts.https { ("https", "443") } else { ("http", "80") };
-    let host = facts.host.to_str().unwrap_or_default();
-    let port = host.rsplit_once(':').map(|(_, port)| port).filter(|port| !port.ends_with(']'));
+    // A quoted string in `Forwarded`: a host has neither quotes nor backslashes, for it was validated.
+    let asked_for = |head: &mut Head<'_>| {
+        head.text(b";host=\"");
+        head.text(facts.host.as_bytes());
+        head.text(b"\";proto=");
+        head.text(scheme.as_bytes());
+    };
+    if let Some((client, proxies)) = hops.split_first() {
+        head.text(b"x-real-ip: ");
+        let address = head.address(*client);
+        head.text(b"\r\nx-forwarded-for: ");
+        head.again(address.clone());
+        for proxy in proxies {
+            head.text(b", ");
+            head.address(*proxy);
+        }
+        head.text(b"\r\nforwarded: for=");
+        let [open, close] = node_quotes(*client);
+        head.text(open);
+        head.again(address);
+        head.text(close);
+        asked_for(head);
+        for proxy in proxies {
+            let [open, close] = node_quotes(*proxy);
+            head.text(b", for=");
+            head.text(open);
+            head.address(*proxy);
+            head.text(close);
+        }
+    } else {
+        head.text(b"forwarded: for=unknown");
+        asked_for(head);
+    }
+    head.text(b"\r\nx-forwarded-port: ");
+    let port = facts.host.rsplit_once(':').map(|(_, port)| port).filter(|port| !port.ends_with(']'));
     // A proxy knows a port that the host leaves out because it is another's default.
     let told = || {
-        let told = only(sent, &X_FORWARDED_PORT).filter(|_| facts.chain_trusted)?.to_str().ok()?;
+        let told = only(sent, X_FORWARDED_PORT).filter(|_| facts.chain_trusted)?.to_str().ok()?;
         let is_port = told.parse::<u16>().is_ok_and(|port| 0 < port) && !told.starts_with('+');
         is_port.then_some(told)
     };
-    head.line(&X_FORWARDED_PORT, port.or_else(told).unwrap_or(default_port).as_bytes());
-    head.begin_line(&FORWARDED);
-    forwarded(head, &hops, host, scheme);
-    head.end_line();
-    let id = Some(sent).filter(|_| facts.peer_trusted).and_then(|sent| only(sent, &X_REQUEST_ID));
-    head.begin_line(&X_REQUEST_ID);
+    head.text(port.or_else(told).unwrap_or(default_port).as_bytes());
+    head.text(b"\r\nx-request-id: ");
+    let id = Some(sent).filter(|_| facts.peer_trusted).and_then(|sent| only(sent, X_REQUEST_ID));
     match id.filter(|id| is_request_id(id)) {
         Some(id) => head.text(id.as_bytes()),
         None => head.hex(facts.fresh_id, 32),
     }
+    head.text(b"\r\nx-forwarded-proto: ");
+    head.text(scheme.as_bytes());
+    head.text(b"\r\nx-forwarded-host: ");
+    head.text(facts.host.as_bytes());
     head.end_line();
-    head.line(&X_FORWARDED_PROTO, scheme.as_bytes());
-    head.line(&X_FORWARDED_HOST, facts.host.as_bytes());
 }
 
-/// The elements of `Forwarded` (RFC 7239): the client with what it asked for, then the proxies behind it.
-fn forwarded(head: &mut Head<'_>, hops: &[IpAddr], host: &str, scheme: &str) {
-    let known = hops.iter().copied().map(Some);
-    let unknown = hops.is_empty().then_some(None);
-    for (place, hop) in known.chain(unknown).enumerate() {
-        head.text(if place == 0 { b"for=" } else { b", for=" });
-        match hop {
-            Some(hop @ IpAddr::V4(_)) => head.address(hop),
-            Some(hop @ IpAddr::V6(_)) => {
-                head.text(b"\"[");
-                head.address(hop);
-                head.text(b"]\"");
-            }
-            None => head.text(b"unknown"),
-        }
-        if place == 0 {
-            // A quoted string: a host has neither quotes nor backslashes, for it was validated.
-            head.text(b";host=\"");
-            head.text(host.as_bytes());
-            head.text(b"\";proto=");
-            head.text(scheme.as_bytes());
-        }
+/// What stands around an address in `Forwarded` (RFC 7239, 6).
+fn node_quotes(address: IpAddr) -> [&'static [u8]; 2] {
+    match address {
+        IpAddr::V4(_) => [b"", b""],
+        IpAddr::V6(_) => [b"\"[", b"]\""],
     }
 }
 
@@ -405,18 +445,11 @@ fn parse_hop(entry: &str) -> Option<IpAddr> {
     ip.or_else(bare).map(|ip| ip.to_canonical())
 }
 
-/// The names in `Connection`, over all its lines.
-fn named_by_connection(headers: &HeaderMap) -> Vec<&[u8]> {
-    let lines = headers.get_all(CONNECTION).into_iter();
-    let names = lines.flat_map(|line| line.as_bytes().split(|&byte| byte == b',')).map(<[u8]>::trim_ascii);
-    // Those that every connection names are dropped anyway.
-    names
-        .filter(|name| {
-            !name.is_empty()
-                && !name.eq_ignore_ascii_case(b"close")
-                && !name.eq_ignore_ascii_case(b"keep-alive")
-        })
-        .collect()
+/// The names in a line of `Connection`, but for those that nearly every one has and that are dropped anyway.
+fn named_by(line: &HeaderValue) -> impl Iterator<Item = &[u8]> {
+    line.as_bytes().split(|&byte| byte == b',').map(<[u8]>::trim_ascii).filter(|name| {
+        !name.is_empty() && !name.eq_ignore_ascii_case(b"close") && !name.eq_ignore_ascii_case(b"keep-alive")
+    })
 }
 
 fn is_request_id(value: &HeaderValue) -> bool {
@@ -451,7 +484,7 @@ pub(super) fn has_word(list: &[u8], word: &[u8]) -> bool {
 }
 
 /// The value of a header that stands exactly once.
-fn only<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<&'a HeaderValue> {
+fn only(headers: &HeaderMap, name: impl AsHeaderName) -> Option<&HeaderValue> {
     let mut lines = headers.get_all(name).into_iter();
     lines.next().filter(|_| lines.next().is_none())
 }

@@ -3,7 +3,7 @@
 use std::sync::{Arc, Weak};
 
 use bytes::Bytes;
-use http::{HeaderValue, StatusCode, Uri};
+use http::{StatusCode, Uri};
 use http_body_util::Empty;
 use tokio::time;
 use tokio::time::Instant;
@@ -44,7 +44,6 @@ async fn ask(upstream: &Upstream, server: &Server, check: &HealthCheck) -> Resul
         ServerAddress::Tcp { host, port, .. } => format!("{host}:{port}"),
         ServerAddress::Unix(_) => "localhost".to_owned(),
     };
-    let host = HeaderValue::from_str(&host).unwrap_or(HeaderValue::from_static("localhost"));
     let head = |_, out: &mut Vec<u8>| forward::check_head(&target, &host, out);
     let now = Instant::now();
     let mut outgoing = Outgoing::new(Empty::<Bytes>::new(), now, head);

@@ -250,7 +250,7 @@ impl Server {
 /// A request that is with a server.
 #[derive(Debug)]
 pub(super) struct Flight {
-    _with: WithServer,
+    with: WithServer,
     entered: Entered,
 }
 
@@ -260,7 +260,7 @@ struct WithServer(Arc<Server>);
 impl Flight {
     pub(super) fn new(server: &Arc<Server>, entered: Entered) -> Self {
         server.inflight.fetch_add(1, Ordering::Relaxed);
-        Self { _with: WithServer(Arc::clone(server)), entered }
+        Self { with: WithServer(Arc::clone(server)), entered }
     }
 
     /// The request goes on to another server, and still counts once.
@@ -270,6 +270,10 @@ impl Flight {
 
     pub(super) fn upstream(&self) -> &Arc<Upstream> {
         &self.entered.0
+    }
+
+    pub(super) fn server(&self) -> &Server {
+        &self.with.0
     }
 }
 

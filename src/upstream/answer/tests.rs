@@ -36,7 +36,7 @@ fn read_in_pieces(sent: &[u8], to_head: bool, piece_len: usize) -> Read {
             Err(Malformed) => return Read::Broken(status, body),
             Ok(Some(Piece::Data(data))) => body.push_str(str::from_utf8(&data).unwrap()),
             Ok(Some(Piece::Trailers(trailers))) => {
-                for (name, value) in &trailers {
+                for (name, value) in &*trailers {
                     body.extend([" +", name.as_str(), ": ", value.to_str().unwrap()]);
                 }
             }
