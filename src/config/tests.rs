@@ -6,6 +6,7 @@ mod file;
 mod syntax;
 mod diagnostic;
 mod listener;
+mod trust;
 mod layer;
 mod hosts;
 mod upstream;

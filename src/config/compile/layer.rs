@@ -1,50 +1,15 @@
-//! The rules of `[trust]` and `[layer]`.
+//! The rules of `[layer]`.
 
 use core::time::Duration;
 
 use crate::channel_layer::{ChannelPattern, RedisHost, Secret, SerializerFormat};
 use crate::config::compile::{Compiler, all, items, value};
 use crate::config::diagnostic::{Code, Diagnostic, Span};
-use crate::config::file::{BACKENDS, Backend, CapacityEntry, LayerTable, ListenerTable, TrustTable};
+use crate::config::file::{BACKENDS, Backend, CapacityEntry, LayerTable};
 use crate::config::table::{At, SecretText};
-use crate::config::{LayerConfig, SecretSource, TrustConfig};
-use crate::listener::ProxyProtocol;
-use crate::request::{ForwardedHeaders, TrustedProxy};
+use crate::config::{LayerConfig, SecretSource};
 
 impl Compiler<'_> {
-    pub(super) fn trust(&self, table: &TrustTable, listeners: &[ListenerTable]) -> TrustConfig {
-        let mut proxies = Vec::new();
-        for at in items(table.proxies.as_ref()) {
-            match at.value.parse::<TrustedProxy>() {
-                Ok(proxy) => proxies.push(proxy),
-                Err(error) => self.refuse(Code::TrustedProxy, at, error.help(), &error),
-            }
-        }
-        let headers = value(table.headers.as_ref()).unwrap_or(ForwardedHeaders::None);
-        // A PROXY header names the client, too.
-        let named = |one: &ListenerTable| {
-            one.proxy_protocol.as_ref().is_some_and(|at| at.value != ProxyProtocol::Off)
-        };
-        let read = headers != ForwardedHeaders::None || listeners.iter().any(named);
-        match (&table.proxies, &table.headers) {
-            (Some(at), _) if !at.value.is_empty() && !read => {
-                let message = "no header of these proxies is read, so each of them counts as one client";
-                let help = "add `headers = \"x-forwarded\"` or `headers = \"forwarded\"`, whichever they set";
-                self.push(Diagnostic::new(Code::NoEffect, at.span.clone(), message).help(help));
-            }
-            (proxies, Some(at))
-                if headers != ForwardedHeaders::None
-                    && proxies.as_ref().is_none_or(|proxies| proxies.value.is_empty()) =>
-            {
-                let message = "no proxy is trusted, so these headers are never read";
-                let help = "name the proxies, such as `proxies = [\"127.0.0.1/32\"]`";
-                self.push(Diagnostic::new(Code::NoEffect, at.span.clone(), message).help(help));
-            }
-            _ => (),
-        }
-        TrustConfig { proxies, headers }
-    }
-
     pub(super) fn layer(&self, table: &LayerTable) -> Option<LayerConfig> {
         let backend = value(table.backend.as_ref()).unwrap_or(Backend::Memory);
         // With a wrong backend it is not known which keys it could use.

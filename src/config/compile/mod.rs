@@ -1,6 +1,7 @@
 //! The rules of the file: from its shape to values that the stages can use as they are.
 
 mod listener;
+mod trust;
 mod hosts;
 mod layer;
 mod upstream;
