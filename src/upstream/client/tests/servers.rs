@@ -1,0 +1,255 @@
+//! Which server a request goes to, and how it is reached.
+
+use rustls::pki_types::PrivateKeyDer;
+use tokio::net::UnixListener;
+
+use super::*;
+use crate::tls::CaFile;
+use crate::upstream::{HealthCheck, TlsSettings};
+
+#[tokio::test]
+async fn the_server_with_the_fewest_requests_is_next() {
+    local(async {
+        let bed = Bed::new();
+        let (one, seen_one) = serve(vec![Does::Sits]).await;
+        let (two, seen_two) = serve(vec![Does::Sits]).await;
+        let upstream = bed.upstream(&[one, two], |_| ());
+        for _ in 0..6 {
+            bed.spawn_get(&upstream);
+        }
+        time::sleep(Duration::from_millis(200)).await;
+        assert_eq!((seen_one.borrow().len(), seen_two.borrow().len()), (3, 3));
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_server_that_refuses_is_passed_over_with_the_body_in_hand() {
+    local(async {
+        let (bed, (url, seen)) = (Bed::new(), serve(vec![Does::Answers(OK)]).await);
+        let down = refusing().await;
+        let upstream = bed.upstream(&[down.clone(), url], |_| ());
+        for _ in 0..4 {
+            assert_eq!(bed.ask(&upstream, Method::POST, Pieces::Of(vec!["a"])).await.unwrap(), "ok");
+        }
+        assert_eq!(seen.borrow().len(), 4);
+        let gauge = format!("anteroom_upstream_server_up{{server=\"{down}\",upstream=\"app\"}} 0");
+        assert!(bed.metric(&gauge));
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn without_a_server_there_is_a_502_at_once() {
+    local(async {
+        let bed = Bed::new();
+        let upstream = bed.upstream(&[refusing().await, refusing().await], |_| ());
+        for _ in 0..3 {
+            let error = bed.get(&upstream).await.unwrap_err();
+            assert!(matches!(error, UpstreamError::Connect(_)), "{error}");
+            assert_eq!(error.status(), StatusCode::BAD_GATEWAY);
+        }
+        assert!(bed.metric("anteroom_upstream_inflight_requests{upstream=\"app\"} 0"));
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_restarted_server_is_back_when_all_were_out() {
+    local(async {
+        let (bed, (url, _)) = (Bed::new(), serve(vec![Does::AnswersOnce(""), Does::Answers(OK)]).await);
+        let upstream = bed.upstream(&[url, refusing().await], |_| ());
+        // Whichever comes first, both have failed after this.
+        assert!(bed.get(&upstream).await.is_err());
+        assert_eq!(bed.get(&upstream).await.unwrap(), "ok");
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_server_that_is_taken_out_comes_back() {
+    local(async {
+        let (bed, (good, _)) = (Bed::new(), serve(vec![Does::Answers(OK)]).await);
+        let (poor, seen) = serve(vec![Does::AnswersOnce(""), Does::Answers(OK)]).await;
+        let upstream = bed.upstream(&[poor.clone(), good], |settings| {
+            settings.fail_timeout = Duration::from_millis(200);
+        });
+        let up =
+            |value: u8| format!("anteroom_upstream_server_up{{server=\"{poor}\",upstream=\"app\"}} {value}");
+        for _ in 0..6 {
+            assert_eq!(bed.get(&upstream).await.unwrap(), "ok");
+        }
+        assert_eq!(seen.borrow().len(), 1);
+        assert!(bed.metric(&up(0)));
+        time::sleep(Duration::from_millis(250)).await;
+        for _ in 0..2 {
+            assert_eq!(bed.get(&upstream).await.unwrap(), "ok");
+        }
+        assert!(bed.metric(&up(1)));
+        assert_eq!(seen.borrow().len(), 2);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_server_has_all_its_time_after_another_has_failed() {
+    const LONG: Duration = Duration::from_millis(300);
+    local(async {
+        let ((kept, kept_url), (poor, poor_url)) = (bind().await, bind().await);
+        let bed = Bed::new();
+        let upstream =
+            bed.upstream(&[kept_url, poor_url], |settings| settings.response_timeout = LONG * 3 / 2);
+        let serving = spawn_local(async move {
+            let (mut stream, _) = kept.accept().await.unwrap();
+            read_head(&mut stream).await.unwrap();
+            stream.write_all(OK.as_bytes()).await.unwrap();
+            let (mut other, _) = poor.accept().await.unwrap();
+            read_head(&mut other).await.unwrap();
+            time::sleep(LONG).await;
+            drop(other);
+            read_head(&mut stream).await.unwrap();
+            time::sleep(LONG).await;
+            stream.write_all(OK.as_bytes()).await.unwrap();
+        });
+        for _ in 0..2 {
+            assert_eq!(bed.get(&upstream).await.unwrap(), "ok");
+        }
+        serving.await.unwrap();
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_health_check_takes_a_server_out_and_back_in() {
+    local(async {
+        let bed = Bed::new();
+        let bad = "HTTP/1.1 500 No\r\nContent-Length: 0\r\n\r\n";
+        let (url, _) = serve(vec![Does::Answers(bad), Does::Answers(bad), Does::Answers(OK)]).await;
+        let upstream = bed.upstream(&[url], |settings| {
+            settings.health = Some(HealthCheck {
+                path: "/healthz".to_owned(),
+                every: Duration::from_millis(100),
+                timeout: Duration::from_secs(1),
+                status: 200,
+            });
+        });
+        time::sleep(Duration::from_millis(50)).await;
+        let error = bed.get(&upstream).await.unwrap_err();
+        assert!(matches!(error, UpstreamError::NoServer), "{error}");
+        time::sleep(Duration::from_millis(300)).await;
+        assert_eq!(bed.get(&upstream).await.unwrap(), "ok");
+        assert!(bed.metric(
+            "anteroom_upstream_requests_total{kind=\"health\",result=\"refused\",upstream=\"app\"} 2"
+        ));
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn beyond_max_inflight_requests_are_refused() {
+    local(async {
+        let (bed, (url, _)) = (Bed::new(), serve(vec![Does::Sits]).await);
+        let upstream = bed.upstream(&[url], |settings| settings.inflight_max = Some(1));
+        let first = bed.spawn_get(&upstream);
+        time::sleep(Duration::from_millis(50)).await;
+        let error = bed.get(&upstream).await.unwrap_err();
+        assert_eq!((error.status(), error.label()), (StatusCode::SERVICE_UNAVAILABLE, "busy"));
+        first.abort();
+        time::sleep(Duration::from_millis(50)).await;
+        assert!(upstream.enter().is_ok());
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_server_behind_a_unix_socket_is_reached() {
+    local(async {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("app.sock");
+        let listener = UnixListener::bind(&path).unwrap();
+        spawn_local(async move {
+            let (stream, _) = listener.accept().await.unwrap();
+            behave(stream, &Does::Answers(OK), 0, &RefCell::default()).await;
+        });
+        let bed = Bed::new();
+        let upstream = bed.upstream(&[format!("unix:{}", path.display())], |_| ());
+        assert_eq!(bed.get(&upstream).await.unwrap(), "ok");
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_server_shows_a_certificate_for_its_name() {
+    local(async {
+        let ca_key = rcgen::KeyPair::generate().unwrap();
+        let mut ca = rcgen::CertificateParams::new(Vec::new()).unwrap();
+        ca.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+        let pem = ca.self_signed(&ca_key).unwrap().pem();
+        let issuer = rcgen::Issuer::new(ca, ca_key);
+        let key = rcgen::KeyPair::generate().unwrap();
+        let certificate = rcgen::CertificateParams::new(vec!["app.internal".to_owned()])
+            .unwrap()
+            .signed_by(&key, &issuer)
+            .unwrap();
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let config = rustls::ServerConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_no_client_auth()
+            .with_single_cert(
+                vec![certificate.der().clone()],
+                PrivateKeyDer::Pkcs8(key.serialize_der().into()),
+            )
+            .unwrap();
+        let acceptor = tokio_rustls::TlsAcceptor::from(Arc::new(config));
+        let (listener, url) = bind().await;
+        let url = url.replace("http:", "https:");
+        spawn_local(async move {
+            loop {
+                let (stream, _) = listener.accept().await.unwrap();
+                let acceptor = acceptor.clone();
+                spawn_local(async move {
+                    if let Ok(stream) = acceptor.accept(stream).await {
+                        behave(stream, &Does::Answers(OK), 0, &RefCell::default()).await;
+                    }
+                });
+            }
+        });
+        let ca = Some(CaFile { path: "ca.pem".to_owned(), pem });
+        let cases = [
+            (ca.clone(), Some("app.internal"), true, true),
+            (ca.clone(), Some("other.internal"), true, false),
+            (ca, None, true, false),
+            (None, None, false, true),
+        ];
+        for (ca, name, verify, reached) in cases {
+            let bed = Bed::new();
+            let upstream = bed.upstream(std::slice::from_ref(&url), |settings| {
+                settings.tls = TlsSettings { ca, server_name: name.map(str::to_owned), verify };
+            });
+            let got = bed.get(&upstream).await;
+            assert_eq!(got.is_ok(), reached, "{name:?} {got:?}");
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn an_upstream_stays_the_same_over_a_reload_that_does_not_change_it() {
+    local(async {
+        let bed = Bed::new();
+        let (one, two) = ("http://127.0.0.1:1".to_owned(), "http://127.0.0.1:2".to_owned());
+        let first = bed.upstream(std::slice::from_ref(&one), |_| ());
+        assert!(Arc::ptr_eq(&first, &bed.upstream(std::slice::from_ref(&one), |_| ())));
+        let second = bed.upstream(&[one, two], |_| ());
+        assert!(!Arc::ptr_eq(&first, &second));
+        assert!(Arc::ptr_eq(&first.servers[0], &second.servers[0]));
+        assert_eq!(bed.upstreams.gone(), Vec::<Arc<str>>::new());
+        drop((first, second));
+        let gone = bed.upstreams.gone();
+        assert_eq!(gone, [Arc::from("app")]);
+        bed.upstreams.forget(&gone);
+        assert!(bed.registry.gather().iter().all(|family| family.get_metric().is_empty()));
+    })
+    .await;
+}
