@@ -14,6 +14,8 @@ mod envelope;
 mod letters;
 pub(super) mod names;
 mod post;
+mod reader;
+mod writer;
 
 use std::collections::HashMap;
 use std::fmt;
