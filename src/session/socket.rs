@@ -3,8 +3,11 @@
 //! The session task owns the reading; rooms and the worker's loop write. Nothing here waits: what the
 //! kernel does not take stays in the outbox, and the session task sends it when the socket is writable.
 
+mod phase;
+mod outbox;
+mod limited;
+
 use std::cell::{Cell, OnceCell, RefCell};
-use std::collections::VecDeque;
 use std::io;
 use std::io::IoSlice;
 use std::rc::Rc;
@@ -17,25 +20,22 @@ use tokio::time::Instant;
 
 use crate::channel_layer::GroupName;
 use crate::handler::State;
-use crate::session::rate::Bucket;
 use crate::session::room::Room;
 use crate::session::transport::Leave;
 use crate::session::worker::Turn;
-use crate::session::{FullQueue, Profile, Rate, RouteMetrics, Seat, Transport};
+use crate::session::{FullQueue, Profile, Seat, Transport};
 use crate::websocket::{CloseCode, OpCode, close_payload, write_frame};
+
+pub(super) use self::phase::{Cause, Phase};
+
+use self::limited::Limited;
+use self::outbox::Outbox;
 
 /// How long a client has to answer a close frame.
 pub(super) const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Buffers handed to the kernel in one call; it takes 1,024 at most.
-const SLICES_MAX: usize = 64;
-
 /// The rooms that a socket may hear beside its own.
 const OTHERS_MAX: usize = 64;
-
-/// How old a socket gets, as parts of what its route says: a tenth less to a tenth more.
-const AGE_LEAST: f64 = 0.9;
-const AGE_SPREAD: f64 = 0.2;
 
 /// One open WebSocket.
 #[derive(Debug)]
@@ -73,18 +73,6 @@ pub(super) struct Socket {
     pub(super) tally: Tally,
 }
 
-/// What is kept of a socket for the limits that a route may set.
-#[derive(Debug)]
-pub(super) struct Limited {
-    began_at: Instant,
-    /// When anything was last said, by either side.
-    pub(super) spoke_at: Cell<Instant>,
-    /// When the socket gets too old.
-    pub(super) expires_at: Option<Instant>,
-    /// What the client may still say.
-    bucket: Cell<Bucket>,
-}
-
 /// A room that a socket hears beside its own.
 #[derive(Debug)]
 struct Other {
@@ -102,94 +90,6 @@ pub(super) struct Tally {
     pub(super) sent_bytes: Cell<u64>,
 }
 
-/// Where a socket is in its life.
-#[derive(Clone, Copy, Debug)]
-pub(super) enum Phase {
-    Open,
-    /// Our close frame is queued or sent; the client's answer is awaited until then.
-    Closing {
-        cause: Cause,
-        code: CloseCode,
-        until: Instant,
-    },
-    /// The client has closed. What is queued, our answer at the end of it, has until then to leave.
-    Answered {
-        code: Option<CloseCode>,
-        until: Instant,
-    },
-    /// Nothing is to be expected any more. What takes leave of the client has until then, or no time at all.
-    Ended {
-        cause: Cause,
-        code: Option<CloseCode>,
-        until: Option<Instant>,
-    },
-}
-
-/// Why a socket ends: the closed set of the metric label.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Cause {
-    /// The client closed it.
-    Client,
-    /// The connection ended without a close frame.
-    ClientGone,
-    /// The process stops.
-    Shutdown,
-    /// The application asked for it by `websocket.close`.
-    Application,
-    /// The client read too slowly.
-    Slow,
-    /// No sign of life after a ping.
-    PingTimeout,
-    /// It got as old as a socket of its route may.
-    MaxAge,
-    /// Nothing was said for too long.
-    Idle,
-    /// The client said too much.
-    Rate,
-    /// A message above the limit.
-    TooBig,
-    /// The client broke RFC 6455.
-    Protocol,
-    /// Our fault.
-    Internal,
-}
-
-impl Cause {
-    /// Every cause.
-    pub(super) const ALL: [Self; 12] = [
-        Self::Client,
-        Self::ClientGone,
-        Self::Shutdown,
-        Self::Application,
-        Self::Slow,
-        Self::PingTimeout,
-        Self::MaxAge,
-        Self::Idle,
-        Self::Rate,
-        Self::TooBig,
-        Self::Protocol,
-        Self::Internal,
-    ];
-
-    /// The metric label and the word in the log.
-    pub(super) fn label(self) -> &'static str {
-        match self {
-            Self::Client => "client",
-            Self::ClientGone => "client_gone",
-            Self::Shutdown => "shutdown",
-            Self::Application => "application",
-            Self::Slow => "slow",
-            Self::PingTimeout => "ping_timeout",
-            Self::MaxAge => "max_age",
-            Self::Idle => "idle",
-            Self::Rate => "rate",
-            Self::TooBig => "too_big",
-            Self::Protocol => "protocol",
-            Self::Internal => "internal",
-        }
-    }
-}
-
 /// What a session task may do now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Readiness {
@@ -199,21 +99,6 @@ pub(super) enum Readiness {
     Wait,
     /// Finish.
     Ended,
-}
-
-/// Frames that the kernel did not take yet.
-#[derive(Debug, Default)]
-struct Outbox {
-    queue: VecDeque<Bytes>,
-    bytes: usize,
-    /// As many of them are on the gauge. What leaves in the turn that it came in never is.
-    gauged: usize,
-    /// Part of the first buffer is on its way, so it must be finished.
-    torn: bool,
-    /// Whether the worker's list of sockets to flush has this one.
-    listed: bool,
-    /// The kernel took nothing more when it was last asked.
-    blocked: bool,
 }
 
 impl Socket {
@@ -663,107 +548,10 @@ impl Socket {
     }
 }
 
-impl Limited {
-    fn by(profile: &Profile) -> Option<Box<Self>> {
-        if profile.rate.is_none() && profile.age_max.is_none() && profile.idle_max.is_none() {
-            return None;
-        }
-        let now = Instant::now();
-        // Sockets that came together, after a restart of the other end, do not go together.
-        let age_max = profile.age_max.map(|age| age.mul_f64(AGE_LEAST + AGE_SPREAD * fastrand::f64()));
-        Some(Box::new(Self {
-            began_at: now,
-            spoke_at: Cell::new(now),
-            expires_at: age_max.map(|age| now + age),
-            bucket: Cell::default(),
-        }))
-    }
-
-    /// Whether a message that came then is within the rate.
-    pub(super) fn take(&self, rate: &Rate, at: Instant) -> bool {
-        let mut bucket = self.bucket.get();
-        let is_within = bucket.take(rate, at.saturating_duration_since(self.began_at));
-        self.bucket.set(bucket);
-        is_within
-    }
-}
-
 /// What a socket takes with it is off the gauge.
 impl Drop for Socket {
     fn drop(&mut self) {
         self.outbox.get_mut().clear(&self.profile.metrics);
-    }
-}
-
-impl Outbox {
-    /// Writes until everything is with the kernel, or fails, with `WouldBlock` when it takes no more.
-    fn flush(
-        &mut self,
-        metrics: &RouteMetrics,
-        transport: &Transport,
-        mut context: Option<&mut Context<'_>>,
-    ) -> io::Result<()> {
-        let written = self.write_all(transport, context.as_deref_mut());
-        let flushed = written.and_then(|()| transport.flush(context));
-        let is_full = matches!(&flushed, Err(error) if error.kind() == io::ErrorKind::WouldBlock);
-        self.blocked = is_full && transport.is_blocked();
-        self.gauge(metrics);
-        flushed
-    }
-
-    fn write_all(&mut self, transport: &Transport, mut context: Option<&mut Context<'_>>) -> io::Result<()> {
-        while !self.queue.is_empty() {
-            let written = if let (1, Some(only)) = (self.queue.len(), self.queue.front()) {
-                transport.write(context.as_deref_mut(), &[IoSlice::new(only)])?
-            } else {
-                let slices: Vec<_> =
-                    self.queue.iter().take(SLICES_MAX).map(|part| IoSlice::new(part)).collect();
-                transport.write(context.as_deref_mut(), &slices)?
-            };
-            if written == 0 {
-                return Err(io::ErrorKind::WriteZero.into());
-            }
-            self.advance(written);
-        }
-        // The queue of an idle socket owns nothing.
-        self.queue = VecDeque::new();
-        Ok(())
-    }
-
-    fn advance(&mut self, mut written: usize) {
-        self.bytes -= written;
-        while let Some(first) = self.queue.front_mut() {
-            if written < first.len() {
-                first.advance(written);
-                self.torn |= 0 < written;
-                return;
-            }
-            written -= first.len();
-            self.queue.pop_front();
-            self.torn = false;
-        }
-    }
-
-    fn clear(&mut self, metrics: &RouteMetrics) {
-        self.queue = VecDeque::new();
-        self.bytes = 0;
-        self.torn = false;
-        self.gauge(metrics);
-    }
-
-    /// Brings the gauge up to date.
-    fn gauge(&mut self, metrics: &RouteMetrics) {
-        let signed = |bytes| i64::try_from(bytes).unwrap_or(i64::MAX);
-        if self.bytes != self.gauged {
-            metrics.queued_bytes.add(signed(self.bytes) - signed(self.gauged));
-            self.gauged = self.bytes;
-        }
-    }
-
-    /// Drops what is queued but for a frame that is partly sent.
-    fn forget(&mut self) {
-        self.queue.truncate(usize::from(self.torn));
-        self.bytes = self.queue.iter().map(Bytes::len).sum();
     }
 }
 
