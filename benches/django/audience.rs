@@ -5,9 +5,9 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
 
-use crate::client::{self, Endpoint, Stream};
-use crate::frame;
-use crate::poll::{Poller, Trigger};
+use crate::support::client::{self, Endpoint, Stream};
+use crate::support::frame;
+use crate::support::poll::{Poller, Trigger};
 
 /// How long nothing comes before nothing is taken to come any more.
 const SILENCE: Duration = Duration::from_millis(50);

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, ensure};
 
 use crate::audience::{Audience, text_of};
-use crate::report::{Column, Figures, percentiles};
+use crate::support::report::{Column, Figures, percentiles};
 use crate::target::{Asgi, Layer, PATH, Target};
 
 /// How long a message may take to reach all sockets before the run is given up.

@@ -20,30 +20,14 @@
 #![expect(clippy::disallowed_types, reason = "real time is what is measured")]
 #![expect(clippy::cast_precision_loss, reason = "counts stay far below 2^52")]
 
-#[path = "../fanout/rounds.rs"]
-mod rounds;
 mod job;
 mod target;
 mod redis_server;
 mod sender;
 mod audience;
-#[path = "../fanout/client.rs"]
-mod client;
-#[path = "../fanout/frame.rs"]
-#[expect(dead_code, reason = "the floor has a use for it")]
-mod frame;
-#[path = "../fanout/poll.rs"]
-#[expect(dead_code, reason = "the other programs read to the end")]
-mod poll;
-#[path = "../fanout/process.rs"]
-#[expect(dead_code, reason = "nginx is asked to end")]
-mod process;
-#[path = "../fanout/report.rs"]
-#[expect(dead_code, reason = "a load is measured by the other programs")]
-mod report;
-#[path = "../fanout/usage.rs"]
-#[expect(dead_code, reason = "memory is measured by another program")]
-mod usage;
+#[path = "../support/mod.rs"]
+#[expect(dead_code, reason = "each program has a use for a part of it")]
+mod support;
 
 use std::path::PathBuf;
 
@@ -51,10 +35,10 @@ use anyhow::{Context, Result};
 use clap::Parser;
 
 use crate::job::Job;
-use crate::report::Figures;
-use crate::rounds::Options;
+use crate::support::report::Figures;
+use crate::support::rounds::{self, Options};
+use crate::support::usage::Processors;
 use crate::target::{Kind, Programs, Target};
-use crate::usage::Processors;
 
 /// Measures what a message from Django to 1,000 sockets costs the server and Redis, beside Channels.
 #[derive(Parser)]

@@ -6,8 +6,8 @@ use std::process::Command;
 
 use anyhow::{Context, Result};
 
-use crate::process::Process;
-use crate::usage::Usage;
+use crate::support::process::Process;
+use crate::support::usage::Usage;
 
 /// A server of its own, on the processor of this program. It is killed when this is dropped.
 pub(crate) struct RedisServer {

@@ -7,7 +7,7 @@ use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 
 use anyhow::{Context, Result, ensure};
 
-use crate::usage::Usage;
+use crate::support::usage::Usage;
 
 /// The process. It is killed when this is dropped.
 pub(crate) struct Sender {

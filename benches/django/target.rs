@@ -8,11 +8,12 @@ use std::process::Command;
 use anyhow::{Context, Result};
 use tempfile::TempDir;
 
-use crate::client::Endpoint;
-use crate::process::{Process, SETTLE, free_addresses, sleep};
 use crate::redis_server::RedisServer;
 use crate::sender::Sender;
-use crate::usage::{Processors, Usage};
+use crate::support::anteroom;
+use crate::support::client::Endpoint;
+use crate::support::process::{Process, SETTLE, free_addresses, sleep};
+use crate::support::usage::{Processors, Usage};
 
 /// Where the sockets are opened, and the group that its consumer puts them into.
 pub(crate) const PATH: &str = "/ws/chat/bench/";
@@ -113,11 +114,8 @@ impl Target {
                 command
             }
             (Kind::Anteroom, _) => {
-                let routes = directory.path().join("routes.toml");
-                fs::write(&routes, routes_toml(address, admin, layer, &redis.url()))?;
-                let mut command = Command::new(programs.anteroom);
-                command.arg("-c").arg(routes);
-                command
+                let tables = tables(address, layer, &redis.url());
+                anteroom::command(programs.anteroom, directory.path(), admin, &tables)?
             }
         };
         let mut process = Process::start(&mut command, directory.path().join("log"), processors)?;
@@ -147,28 +145,16 @@ fn own(path: &str) -> PathBuf {
 }
 
 /// What the project's `ChatConsumer` does, with the pattern of its `chat/routing.py`.
-fn routes_toml(address: SocketAddr, admin: SocketAddr, layer: Layer, redis: &str) -> String {
+fn tables(address: SocketAddr, layer: Layer, redis: &str) -> String {
     let layer = layer.name();
     format!(
-        r#"version = 1
-
-[server]
-admin = "{admin}"
-workers = 1
-log = {{ level = "warn" }}
-limits = {{ connections = 50000, per_ip = 50000, handshakes_per_second = 100000 }}
-
-[[listener]]
+        r#"[[listener]]
 name = "bench"
 address = "{address}"
 
 [layer]
 backend = "channels_redis.{layer}"
 hosts = ["{redis}"]
-
-[defaults]
-hosts = ["127.0.0.1"]
-origins = ["same-host"]
 
 [[route]]
 name = "chat"

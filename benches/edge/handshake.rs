@@ -3,7 +3,7 @@
 use std::io::{ErrorKind, Read, Write};
 use std::net::TcpStream;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use rustls::client::Resumption;
@@ -11,14 +11,15 @@ use rustls::crypto::aws_lc_rs;
 use rustls::pki_types::ServerName;
 use rustls::{ClientConfig, ClientConnection, HandshakeKind, RootCertStore, version};
 
-use crate::client::Endpoint;
-use crate::http::{self, Counts};
-use crate::poll::{Poller, Trigger};
+use crate::http;
+use crate::support::client::Endpoint;
+use crate::support::cycles;
+use crate::support::poll::{Poller, Trigger};
+use crate::support::report::Counts;
 use crate::target::FIXED;
 
 /// What each client keeps: more than a server hands out on one connection.
 const TICKETS_MAX: usize = 8;
-const RUN_MAX: Duration = Duration::from_mins(1);
 const CONNECT_MAX: Duration = Duration::from_secs(10);
 
 /// Clients that connect again and again.
@@ -33,7 +34,6 @@ pub(crate) struct Clients {
 struct Cycle {
     tcp: TcpStream,
     session: ClientConnection,
-    begun: Instant,
     input: Vec<u8>,
 }
 
@@ -58,43 +58,20 @@ impl Clients {
     /// Goes through `cycles` cycles, one of each client at any time. All of them have handshakes of this kind, if
     /// any is given.
     pub(crate) fn run(&self, cycles: usize, kind: Option<HandshakeKind>) -> Result<Counts> {
-        let mut poller = Poller::new()?;
-        let mut ready = Vec::new();
-        let mut latencies = Vec::with_capacity(cycles);
-        let mut slots = Vec::with_capacity(self.configs.len());
-        let start = Instant::now();
-        let mut begun = 0;
-        while begun < cycles.min(self.configs.len()) {
-            slots.push(Some(self.begin(&poller, begun)?));
-            begun += 1;
-        }
-        while latencies.len() < cycles {
-            let left = (start + RUN_MAX).saturating_duration_since(Instant::now());
-            ensure!(!left.is_zero(), "{} of {cycles} cycles within {RUN_MAX:?}", latencies.len());
-            poller.wait(&mut ready, Some(left))?;
-            for &token in &ready {
-                let Some(cycle) = slots[token].as_mut() else { continue };
-                if !cycle.advance()? {
-                    continue;
-                }
-                let answered = http::answer_len(&cycle.input, http::SMALL_LEN)?.context("half an answer")?;
-                ensure!(answered == cycle.input.len(), "the server said more than it was asked");
-                let done = cycle.session.handshake_kind();
-                ensure!(kind.is_none() || done == kind, "a handshake of the kind {done:?}");
-                latencies.push(u32::try_from(cycle.begun.elapsed().as_micros())?);
-                // Closed before the next one is opened, so that no client has two.
-                slots[token] = None;
-                if begun < cycles {
-                    slots[token] = Some(self.begin(&poller, token)?);
-                    begun += 1;
-                }
+        let advance = |cycle: &mut Cycle| {
+            if !cycle.advance()? {
+                return Ok(false);
             }
-        }
-        Ok(Counts { elapsed: start.elapsed(), latencies })
+            let answered = http::answer_len(&cycle.input, http::SMALL_LEN)?.context("half an answer")?;
+            ensure!(answered == cycle.input.len(), "the server said more than it was asked");
+            let done = cycle.session.handshake_kind();
+            ensure!(kind.is_none() || done == kind, "a handshake of the kind {done:?}");
+            Ok(true)
+        };
+        cycles::run(self.configs.len(), cycles, |poller, token| self.begin(poller, token), advance)
     }
 
     fn begin(&self, poller: &Poller, token: usize) -> Result<Cycle> {
-        let begun = Instant::now();
         let tcp = TcpStream::connect_timeout(&self.to.address, CONNECT_MAX).context("connect")?;
         tcp.set_nodelay(true)?;
         tcp.set_nonblocking(true)?;
@@ -102,7 +79,7 @@ impl Clients {
         let mut session = ClientConnection::new(Arc::clone(&self.configs[token]), self.name.clone())?;
         // It waits there for the end of the handshake.
         session.writer().write_all(&self.request)?;
-        let mut cycle = Cycle { tcp, session, begun, input: Vec::new() };
+        let mut cycle = Cycle { tcp, session, input: Vec::new() };
         cycle.flush()?;
         Ok(cycle)
     }

@@ -4,8 +4,9 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 
-use crate::client::{self, Endpoint, Stream};
-use crate::poll::{Poller, Trigger};
+use crate::support::client::{self, Endpoint, Stream};
+use crate::support::poll::{Poller, Trigger};
+use crate::support::report::Counts;
 
 /// The paths that the upstream answers, and the lengths of its answers, which consist of one letter.
 pub(crate) const SMALL: &[u8] = b"/small";
@@ -15,14 +16,6 @@ pub(crate) const LARGE_LEN: usize = 16 * 1024;
 const FILLING: u8 = b'.';
 /// How long a phase may take before the run is given up.
 const PHASE_MAX: Duration = Duration::from_mins(1);
-
-/// What was counted while a number of requests went through.
-#[derive(Debug)]
-pub(crate) struct Counts {
-    pub(crate) elapsed: Duration,
-    /// From the sending to the last byte of the answer, in microseconds, unsorted.
-    pub(crate) latencies: Vec<u32>,
-}
 
 /// Clients that ask for one path.
 pub(crate) struct Clients {
@@ -82,7 +75,7 @@ impl Clients {
                 }
             }
         }
-        Ok(Counts { elapsed: start.elapsed(), latencies })
+        Ok(Counts { units: requests as u64, elapsed: start.elapsed(), latencies })
     }
 }
 

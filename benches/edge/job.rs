@@ -1,16 +1,13 @@
 //! The jobs, and how one is done on one server.
 
-use std::time::Duration;
-
 use anyhow::Result;
 use rustls::HandshakeKind;
 
-use crate::fanout::{Fanout, Path, Shape};
 use crate::handshake;
 use crate::http::{self, LARGE_LEN, SMALL_LEN};
-use crate::report::Figures;
+use crate::support::fanout::{Fanout, Path, Shape};
+use crate::support::report::Figures;
 use crate::target::{FIXED, STATIC, Target};
-use crate::usage::Usage;
 
 #[derive(Clone, Debug)]
 pub(crate) struct Job {
@@ -83,18 +80,12 @@ impl Job {
             Work::Requests { path, body_len, connections, warm_up, requests } => {
                 let mut clients = http::Clients::open(&target.endpoint, connections, path, body_len)?;
                 clients.run(warm_up)?;
-                measured(target, || {
-                    let counts = clients.run(requests)?;
-                    Ok((requests as u64, counts.elapsed, counts.latencies))
-                })
+                Figures::of_load(|| target.usage(), || clients.run(requests))
             }
             Work::Tunnel { shape, warm_up, messages } => {
                 let mut fanout = Fanout::open(&target.endpoint, shape)?;
                 fanout.run(warm_up)?;
-                let figures = measured(target, || {
-                    let counts = fanout.run(messages)?;
-                    Ok((counts.deliveries, counts.elapsed, counts.latencies))
-                })?;
+                let figures = Figures::of_load(|| target.usage(), || fanout.run(messages))?;
                 fanout.finish()?;
                 Ok(figures)
             }
@@ -103,20 +94,8 @@ impl Job {
                 // The first handshake of a client is a full one in any case.
                 clients.run(warm_up, None)?;
                 let kind = if resume { HandshakeKind::Resumed } else { HandshakeKind::Full };
-                measured(target, || {
-                    let counts = clients.run(cycles, Some(kind))?;
-                    Ok((cycles as u64, counts.elapsed, counts.latencies))
-                })
+                Figures::of_load(|| target.usage(), || clients.run(cycles, Some(kind)))
             }
         }
     }
-}
-
-/// What both sides use while the load runs, which says how many units that was, how long it took and the latencies.
-fn measured(target: &Target, load: impl FnOnce() -> Result<(u64, Duration, Vec<u32>)>) -> Result<Figures> {
-    let before = (target.usage()?, Usage::of_generator()?);
-    let (units, elapsed, latencies) = load()?;
-    let generator = Usage::of_generator()?.since(&before.1);
-    let server = target.usage()?.since(&before.0);
-    Ok(Figures::of_load(units, elapsed, latencies, server, generator))
 }

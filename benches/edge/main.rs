@@ -18,31 +18,14 @@
 #![expect(clippy::disallowed_types, reason = "real time is what is measured")]
 #![expect(clippy::cast_precision_loss, reason = "counts stay far below 2^52")]
 
-#[path = "../fanout/rounds.rs"]
-mod rounds;
 mod job;
 mod target;
 mod upstream;
 mod http;
 mod handshake;
-#[path = "../fanout/certificate.rs"]
-mod certificate;
-#[path = "../fanout/client.rs"]
-mod client;
-#[path = "../fanout/fanout.rs"]
-#[expect(dead_code, reason = "rooms and memory are measured by the other program")]
-mod fanout;
-#[path = "../fanout/frame.rs"]
-mod frame;
-#[path = "../fanout/poll.rs"]
-mod poll;
-#[path = "../fanout/process.rs"]
-mod process;
-#[path = "../fanout/report.rs"]
-mod report;
-#[path = "../fanout/usage.rs"]
-#[expect(dead_code, reason = "rooms and memory are measured by the other program")]
-mod usage;
+#[path = "../support/mod.rs"]
+#[expect(dead_code, reason = "each program has a use for a part of it")]
+mod support;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -51,10 +34,10 @@ use anyhow::{Context, Result};
 use clap::Parser;
 
 use crate::job::Job;
-use crate::report::Figures;
-use crate::rounds::Options;
+use crate::support::report::Figures;
+use crate::support::rounds::{self, Options};
+use crate::support::usage::Processors;
 use crate::target::{Kind, Programs, Target};
-use crate::usage::Processors;
 
 /// Measures the server's processor time for each request, message and handshake beside that of nginx.
 #[derive(Parser)]

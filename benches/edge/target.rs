@@ -11,11 +11,11 @@ use rustix::process::{Pid, Signal, kill_process};
 use rustls::RootCertStore;
 use tempfile::TempDir;
 
-use crate::certificate;
-use crate::client::Endpoint;
 use crate::http;
-use crate::process::{Process, SETTLE, free_addresses, sleep};
-use crate::usage::{Processors, Usage};
+use crate::support::client::Endpoint;
+use crate::support::process::{Process, SETTLE, free_addresses, sleep};
+use crate::support::usage::{Processors, Usage};
+use crate::support::{anteroom, certificate};
 
 /// The path that a server answers out of its configuration, and that of a file.
 pub(crate) const FIXED: &str = "/fixed";
@@ -74,21 +74,19 @@ impl Target {
         let roots = certificate::write(directory.path(), secure)?;
         fs::create_dir(directory.path().join("public"))?;
         fs::write(directory.path().join("public").join(FILE), http::body(http::LARGE_LEN))?;
-        let (text, file, mut command) = match kind {
+        let mut command = match kind {
             Kind::Nginx => {
+                let file = directory.path().join("nginx.conf");
+                fs::write(&file, nginx_conf(address, secure, upstream))?;
                 let mut command = Command::new(programs.nginx);
-                command.arg("-e").arg("stderr").arg("-p").arg(directory.path()).arg("-c");
-                (nginx_conf(address, secure, upstream), "nginx.conf", command)
+                command.arg("-e").arg("stderr").arg("-p").arg(directory.path()).arg("-c").arg(file);
+                command
             }
             Kind::Anteroom => {
-                let mut command = Command::new(programs.anteroom);
-                command.arg("-c");
-                (routes_toml(address, secure, admin, upstream), "routes.toml", command)
+                let tables = tables(address, secure, upstream);
+                anteroom::command(programs.anteroom, directory.path(), admin, &tables)?
             }
         };
-        let file = directory.path().join(file);
-        fs::write(&file, text)?;
-        command.arg(file);
         let mut process = Process::start(&mut command, directory.path().join("log"), processors)?;
         process.wait_until_up(&[address, secure]).with_context(|| format!("{kind:?} did not come up"))?;
         let endpoint = |address| Endpoint { address, tls: None };
@@ -202,18 +200,10 @@ http {{
     )
 }
 
-fn routes_toml(address: SocketAddr, secure: SocketAddr, admin: SocketAddr, upstream: SocketAddr) -> String {
+fn tables(address: SocketAddr, secure: SocketAddr, upstream: SocketAddr) -> String {
     let fixed = String::from_utf8_lossy(&http::body(http::SMALL_LEN)).into_owned();
     format!(
-        r#"version = 1
-
-[server]
-admin = "{admin}"
-workers = 1
-log = {{ level = "warn" }}
-limits = {{ connections = 50000, per_ip = 50000, handshakes_per_second = 100000 }}
-
-[[listener]]
+        r#"[[listener]]
 name = "clear"
 address = "{address}"
 
@@ -224,10 +214,6 @@ tls = [{{ cert = "cert.pem", key = "key.pem" }}]
 
 [upstream.app]
 servers = ["http://{upstream}"]
-
-[defaults]
-hosts = ["127.0.0.1"]
-origins = ["same-host"]
 
 [[route]]
 name = "fixed"

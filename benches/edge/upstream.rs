@@ -7,10 +7,10 @@ use std::thread;
 
 use anyhow::{Context, Result, bail, ensure};
 
-use crate::client;
-use crate::frame;
 use crate::http;
-use crate::poll::{Poller, Trigger};
+use crate::support::client;
+use crate::support::frame;
+use crate::support::poll::{Poller, Trigger};
 
 const LISTENER: usize = 0;
 /// Where it echoes.

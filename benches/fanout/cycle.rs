@@ -1,30 +1,19 @@
 //! Sockets that come and go: connect, handshake, one message echoed, closing handshake, end of the stream.
 
-use std::time::{Duration, Instant};
-
 use anyhow::{Context, Result, bail, ensure};
 
-use crate::client;
-use crate::client::{Endpoint, Stream};
-use crate::frame;
-use crate::poll::{Poller, Trigger};
+use crate::support::client::{self, Endpoint, Stream};
+use crate::support::cycles;
+use crate::support::frame;
+use crate::support::poll::{Poller, Trigger};
+use crate::support::report::Counts;
 
 const MESSAGE: &[u8] = &[b'.'; 128];
 const NORMAL_CLOSURE: [u8; 2] = 1000_u16.to_be_bytes();
-const RUN_MAX: Duration = Duration::from_mins(1);
-
-/// What was counted while a number of cycles was gone through.
-#[derive(Debug)]
-pub(crate) struct Counts {
-    pub(crate) elapsed: Duration,
-    /// Of each whole cycle, in microseconds, unsorted.
-    pub(crate) latencies: Vec<u32>,
-}
 
 struct Cycle {
     stream: Stream,
     stage: Stage,
-    begun: Instant,
     input: Vec<u8>,
 }
 
@@ -38,44 +27,15 @@ enum Stage {
 
 /// Goes through `cycles` cycles, `at_once` of them at any time.
 pub(crate) fn run(to: &Endpoint, at_once: usize, cycles: usize) -> Result<Counts> {
-    let mut poller = Poller::new()?;
-    let mut ready = Vec::new();
-    let mut latencies = Vec::with_capacity(cycles);
-    let mut begun = 0;
-    let mut slots: Vec<Option<Cycle>> = Vec::new();
-    let start = Instant::now();
-    while begun < cycles.min(at_once) {
-        slots.push(Some(Cycle::begin(to, &poller, begun)?));
-        begun += 1;
-    }
-    while latencies.len() < cycles {
-        let left = (start + RUN_MAX).saturating_duration_since(Instant::now());
-        ensure!(!left.is_zero(), "{} of {cycles} cycles within {RUN_MAX:?}", latencies.len());
-        poller.wait(&mut ready, Some(left))?;
-        for &token in &ready {
-            let Some(cycle) = slots[token].as_mut() else { continue };
-            if !cycle.advance()? {
-                continue;
-            }
-            latencies.push(u32::try_from(cycle.begun.elapsed().as_micros())?);
-            // Closed before the next one is opened, so that `at_once` is never exceeded.
-            slots[token] = None;
-            if begun < cycles {
-                slots[token] = Some(Cycle::begin(to, &poller, token)?);
-                begun += 1;
-            }
-        }
-    }
-    Ok(Counts { elapsed: start.elapsed(), latencies })
+    cycles::run(at_once, cycles, |poller, token| Cycle::begin(to, poller, token), Cycle::advance)
 }
 
 impl Cycle {
     fn begin(to: &Endpoint, poller: &Poller, token: usize) -> Result<Self> {
-        let begun = Instant::now();
         let mut stream = client::begin(to, "/echo/")?;
         stream.set_nonblocking()?;
         poller.add(&stream, token, Trigger::Level)?;
-        Ok(Self { stream, stage: Stage::Handshake, begun, input: Vec::new() })
+        Ok(Self { stream, stage: Stage::Handshake, input: Vec::new() })
     }
 
     /// Takes one read; `true` when the cycle is complete.

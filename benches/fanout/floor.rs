@@ -13,8 +13,8 @@ use base64::engine::general_purpose::STANDARD;
 use rustix::process::{Signal, set_parent_process_death_signal};
 use sha1::{Digest, Sha1};
 
-use crate::frame;
-use crate::poll::{Poller, Trigger};
+use crate::support::frame;
+use crate::support::poll::{Poller, Trigger};
 
 const LISTENER: usize = usize::MAX;
 const KEY_SUFFIX: &str = "258EAFA5-E914-47DA-95CA-C5AB0DC85B11";

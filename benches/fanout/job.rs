@@ -5,13 +5,12 @@ use std::time::Duration;
 use anyhow::Result;
 use rustix::process::{Resource, getrlimit, setrlimit};
 
-use crate::client::Endpoint;
 use crate::cycle;
-use crate::fanout::{Fanout, Path, Shape};
-use crate::process::sleep;
-use crate::report::{Column, Figures};
+use crate::support::client::Endpoint;
+use crate::support::fanout::{Fanout, Path, Shape};
+use crate::support::process::sleep;
+use crate::support::report::{Column, Figures};
 use crate::target::Target;
-use crate::usage::Usage;
 
 /// Descriptors that are not sockets of the load, on either side.
 const DESCRIPTORS_SPARE: u64 = 200;
@@ -187,20 +186,13 @@ impl Job {
             Work::Fanout { shape, warm_up, messages } => {
                 let mut fanout = Fanout::open(&target.endpoint, shape)?;
                 fanout.run(warm_up)?;
-                let before = (target.usage()?, Usage::of_generator()?);
-                let counts = fanout.run(messages)?;
-                let generator = Usage::of_generator()?.since(&before.1);
-                let server = target.usage()?.since(&before.0);
+                let figures = Figures::of_load(|| target.usage(), || fanout.run(messages))?;
                 fanout.finish()?;
-                Ok(Figures::of_load(counts.deliveries, counts.elapsed, counts.latencies, server, generator))
+                Ok(figures)
             }
             Work::Cycle { at_once, warm_up, cycles } => {
                 cycle::run(&target.endpoint, at_once, warm_up)?;
-                let before = (target.usage()?, Usage::of_generator()?);
-                let counts = cycle::run(&target.endpoint, at_once, cycles)?;
-                let generator = Usage::of_generator()?.since(&before.1);
-                let server = target.usage()?.since(&before.0);
-                Ok(Figures::of_load(cycles as u64, counts.elapsed, counts.latencies, server, generator))
+                Figures::of_load(|| target.usage(), || cycle::run(&target.endpoint, at_once, cycles))
             }
             Work::Memory { shape } => idle(target, shape),
         }

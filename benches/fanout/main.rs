@@ -18,20 +18,13 @@
 #![expect(clippy::disallowed_types, reason = "real time is what is measured")]
 #![expect(clippy::cast_precision_loss, reason = "counts stay far below 2^52")]
 
-mod rounds;
 mod job;
 mod target;
-#[expect(dead_code, reason = "nginx is asked to end")]
-mod process;
 mod floor;
-mod fanout;
 mod cycle;
-mod client;
-mod certificate;
-mod frame;
-mod poll;
-mod usage;
-mod report;
+#[path = "../support/mod.rs"]
+#[expect(dead_code, reason = "each program has a use for a part of it")]
+mod support;
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -40,10 +33,10 @@ use anyhow::{Context, Result};
 use clap::Parser;
 
 use crate::job::Job;
-use crate::report::Figures;
-use crate::rounds::Options;
+use crate::support::report::Figures;
+use crate::support::rounds::{self, Options};
+use crate::support::usage::Processors;
 use crate::target::{Kind, Target};
-use crate::usage::Processors;
 
 /// Measures the server's processor time for each delivery beside that of a bare send loop.
 #[derive(Parser)]

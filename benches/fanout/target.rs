@@ -1,7 +1,5 @@
 //! What is measured: a child process on a processor of its own.
 
-use std::fs;
-use std::net::SocketAddr;
 use std::path::Path;
 use std::process::Command;
 use std::sync::Arc;
@@ -10,10 +8,10 @@ use anyhow::{Context, Result};
 use rustls::{ClientConfig, RootCertStore};
 use tempfile::TempDir;
 
-use crate::certificate;
-use crate::client::Endpoint;
-use crate::process::{Process, SETTLE, free_addresses, sleep};
-use crate::usage::{Memory, Processors, Usage};
+use crate::support::client::Endpoint;
+use crate::support::process::{Process, SETTLE, free_addresses, sleep};
+use crate::support::usage::{Memory, Processors, Usage};
+use crate::support::{anteroom, certificate};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Kind {
@@ -45,7 +43,7 @@ impl Target {
     pub(crate) fn start(
         kind: Kind,
         tls: bool,
-        anteroom: &Path,
+        program: &Path,
         processors: Option<Processors>,
     ) -> Result<Self> {
         let directory = tempfile::tempdir()?;
@@ -59,13 +57,7 @@ impl Target {
                 command.args(["--floor", &address.to_string()]);
                 command
             }
-            Kind::Anteroom => {
-                let routes = directory.path().join("routes.toml");
-                fs::write(&routes, routes_toml(&endpoint, admin))?;
-                let mut command = Command::new(anteroom);
-                command.arg("-c").arg(routes);
-                command
-            }
+            Kind::Anteroom => anteroom::command(program, directory.path(), admin, &tables(&endpoint))?,
         };
         let mut process = Process::start(&mut command, directory.path().join("log"), processors)?;
         process.wait_until_up(&[address]).with_context(|| format!("{kind:?} did not come up"))?;
@@ -92,26 +84,14 @@ fn trusting(roots: RootCertStore) -> ClientConfig {
     ClientConfig::builder().with_root_certificates(roots).with_no_client_auth()
 }
 
-fn routes_toml(endpoint: &Endpoint, admin: SocketAddr) -> String {
+fn tables(endpoint: &Endpoint) -> String {
     let address = endpoint.address;
     let tls = if endpoint.tls.is_some() { r#"tls = [{ cert = "cert.pem", key = "key.pem" }]"# } else { "" };
     format!(
-        r#"version = 1
-
-[server]
-admin = "{admin}"
-workers = 1
-log = {{ level = "warn" }}
-limits = {{ connections = 50000, per_ip = 50000, handshakes_per_second = 100000 }}
-
-[[listener]]
+        r#"[[listener]]
 name = "bench"
 address = "{address}"
 {tls}
-
-[defaults]
-hosts = ["127.0.0.1"]
-origins = ["same-host"]
 
 [[route]]
 name = "room"

@@ -11,10 +11,11 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 
-use crate::client;
-use crate::client::{Endpoint, Stream};
-use crate::frame;
-use crate::poll::{Poller, Trigger};
+use crate::support::client;
+use crate::support::client::{Endpoint, Stream};
+use crate::support::frame;
+use crate::support::poll::{Poller, Trigger};
+use crate::support::report::Counts;
 
 /// The size of every message. The first bytes say which one it is, the rest is filling.
 const MESSAGE_LEN: usize = 128;
@@ -44,15 +45,6 @@ pub(crate) enum Path {
     Room,
     /// Each socket receives what it sends: a room of one.
     Echo,
-}
-
-/// What was counted while a number of messages went through.
-#[derive(Debug, Default)]
-pub(crate) struct Counts {
-    pub(crate) deliveries: u64,
-    pub(crate) elapsed: Duration,
-    /// From the sending to each receipt, in microseconds, unsorted.
-    pub(crate) latencies: Vec<u32>,
 }
 
 /// All sockets of a job, in their rooms.
@@ -159,11 +151,11 @@ impl Fanout {
             }
         }
         let start = Instant::now();
-        while self.counts.deliveries < deliveries {
+        while self.counts.units < deliveries {
             // All that became due in a turn leaves in one write for each publisher.
             self.send_due()?;
             self.receive_ready(start + PHASE_MAX)
-                .with_context(|| format!("after {} of {deliveries} deliveries", self.counts.deliveries))?;
+                .with_context(|| format!("after {} of {deliveries} deliveries", self.counts.units))?;
         }
         self.counts.elapsed = start.elapsed();
         Ok(std::mem::take(&mut self.counts))
@@ -308,7 +300,7 @@ impl Fanout {
         ensure!(entry.message == message, "{message:?} came where {:?} was due", entry.message);
         entry.receipts += 1;
         conn.position += 1;
-        self.counts.deliveries += 1;
+        self.counts.units += 1;
         let latency = now.saturating_duration_since(entry.sent_at);
         self.counts.latencies.push(u32::try_from(latency.as_micros()).unwrap_or(u32::MAX));
         if entry.receipts == self.shape.members {

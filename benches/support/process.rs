@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 
-use crate::usage::{Processors, pin};
+use crate::support::usage::{Processors, pin};
 
 /// How long a server may take to come up. Python needs some of it.
 const START_MAX: Duration = Duration::from_secs(20);

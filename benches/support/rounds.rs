@@ -6,9 +6,9 @@ use anyhow::{Result, ensure};
 
 use crate::job;
 use crate::job::Job;
-use crate::report::{Figures, Report, Round};
+use crate::support::report::{Figures, Report, Round};
+use crate::support::usage::Processors;
 use crate::target::Kind;
-use crate::usage::Processors;
 
 /// The options of every program.
 #[derive(clap::Args)]

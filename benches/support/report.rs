@@ -2,9 +2,11 @@
 
 use std::time::Duration;
 
+use anyhow::Result;
 use serde_json::{Value, json};
 
 use crate::job::Job;
+use crate::support::usage::Usage;
 use crate::target::Kind;
 
 /// One job on one server: a figure for each column.
@@ -19,7 +21,7 @@ pub(crate) struct Figures {
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Column(pub(crate) &'static str, pub(crate) &'static str, pub(crate) usize);
 
-/// Of a load; a unit is a delivery, a request or a cycle.
+/// Of a load.
 const LOAD: &[Column] = &[
     Column("cpu_us", "CPU us each", 2),
     Column("per_second", "per second", 0),
@@ -29,6 +31,16 @@ const LOAD: &[Column] = &[
     Column("server_share", "server share", 2),
     Column("generator_share", "generator share", 2),
 ];
+
+/// What was counted while a load went through.
+#[derive(Debug, Default)]
+pub(crate) struct Counts {
+    /// Deliveries, requests or cycles.
+    pub(crate) units: u64,
+    pub(crate) elapsed: Duration,
+    /// Of each unit, in microseconds, unsorted: of a delivery or a request from the sending to the last byte.
+    pub(crate) latencies: Vec<u32>,
+}
 
 /// All rounds of all jobs.
 #[derive(Debug, Default)]
@@ -49,19 +61,20 @@ impl Figures {
         Self { columns, values }
     }
 
-    /// Latencies are in microseconds.
+    /// What a load costs both sides; `usage` says what the server has used up to now.
     pub(crate) fn of_load(
-        units: u64,
-        elapsed: Duration,
-        latencies: Vec<u32>,
-        server: Duration,
-        generator: Duration,
-    ) -> Self {
-        let seconds = elapsed.as_secs_f64();
-        let [p50, p99] = percentiles(latencies);
-        let cpu = server.as_secs_f64() * 1e6 / units as f64;
+        usage: impl Fn() -> Result<Usage>,
+        load: impl FnOnce() -> Result<Counts>,
+    ) -> Result<Self> {
+        let before = (usage()?, Usage::of_generator()?);
+        let counts = load()?;
+        let generator = Usage::of_generator()?.since(&before.1);
+        let server = usage()?.since(&before.0);
+        let (units, seconds) = (counts.units as f64, counts.elapsed.as_secs_f64());
+        let [p50, p99] = percentiles(counts.latencies);
+        let cpu = server.as_secs_f64() * 1e6 / units;
         let shares = [server.as_secs_f64() / seconds, generator.as_secs_f64() / seconds];
-        Self::new(LOAD, vec![cpu, units as f64 / seconds, p50, p99, shares[0], shares[1]])
+        Ok(Self::new(LOAD, vec![cpu, units / seconds, p50, p99, shares[0], shares[1]]))
     }
 
     /// What the ratio is taken of.
