@@ -9,9 +9,11 @@ use anteroom::channel_layer::{
 use redis::Commands as _;
 use serde_json::{Value, json};
 
-use crate::channels_redis::{RETURN_MAX, ROUTES, chat, heard, member, quiet, wait_ready, works_within};
 use crate::django::Django;
 use crate::peer::{Peer, SENDER};
+use crate::rooms::{
+    self, RETURN_MAX, ROUTES, chat, hear_each_other, heard, member, quiet, wait_ready, works_within,
+};
 use crate::support::client::{Client, Frame};
 use crate::support::redis::RedisServer;
 use crate::support::server::TestServer;
@@ -19,15 +21,12 @@ use crate::support::wait_until;
 
 /// A server on these hosts with more settings of `[layer]`, as TOML.
 fn start(hosts: &[&RedisServer], settings: &str) -> TestServer {
-    let hosts: Vec<_> = hosts.iter().map(|host| host.url()).collect();
-    let layer = format!("[layer]\nbackend = \"channels_redis.core\"\nhosts = {hosts:?}\n{settings}\n");
-    TestServer::start(&(layer + ROUTES))
+    rooms::start("core", hosts, settings, ROUTES)
 }
 
 /// A Django process on these hosts with more settings of `CONFIG`.
-fn django(hosts: &[&RedisServer], mut settings: Value) -> Django {
-    settings["hosts"] = hosts.iter().map(|host| json!(host.url())).collect();
-    Django::start("core", &settings)
+fn django(hosts: &[&RedisServer], settings: Value) -> Django {
+    rooms::django("core", hosts, settings)
 }
 
 fn admin(redis: &RedisServer) -> redis::Connection {
@@ -63,32 +62,7 @@ async fn django_and_the_sockets_hear_each_other_whatever_the_settings_are() {
     for (settings, config) in cases {
         let server = start(&[&redis], settings);
         let mut django = django(&[&redis], config);
-        let mut ann = member(&server, "/chat/lobby/");
-        let mut bob = member(&server, "/chat/lobby/");
-        assert_eq!(heard(&mut ann), "here I am");
-        django.join("chat_lobby");
-        let values = [
-            json!("hello"),
-            json!("\u{1f680} \u{e9}\u{0}"),
-            json!({ "nested": [1, -7, 2.5, null, true, "x"], "big": u64::MAX }),
-            json!(i64::MIN),
-            json!("x".repeat(40_000)),
-        ];
-        for value in &values {
-            django.group_send("chat_lobby", &json!({ "type": "chat.message", "message": value, "other": 1 }));
-            for client in [&mut ann, &mut bob] {
-                assert_eq!(&heard(client), value, "{settings}");
-            }
-            assert_eq!(&django.received()["message"], value);
-        }
-        for value in &values {
-            ann.send_text(&json!({ "message": value, "not picked": 1 }).to_string());
-            assert_eq!(django.received(), json!({ "type": "chat.message", "message": value }), "{settings}");
-            for client in [&mut ann, &mut bob] {
-                assert_eq!(&heard(client), value, "{settings}");
-            }
-        }
-        drop((ann, bob));
+        hear_each_other(&server, &mut django, settings);
         server.stop();
     }
 }

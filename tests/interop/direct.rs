@@ -5,9 +5,9 @@ use std::time::Duration;
 use anteroom::channel_layer::{CoreConfig, LayerConfig, Message, PubSubConfig, Refusal};
 use serde_json::{Value, json};
 
-use crate::channels_redis::{chat, heard};
 use crate::django::Django;
 use crate::peer::{Peer, SENDER};
+use crate::rooms::{self, chat, django, heard};
 use crate::support::client::{Client, Frame};
 use crate::support::redis::RedisServer;
 use crate::support::server::TestServer;
@@ -38,14 +38,14 @@ const LAYERS: [&str; 2] = ["core", "pubsub"];
 const SILENCE: Duration = Duration::from_millis(200);
 
 fn start(layer: &str, hosts: &[&RedisServer], settings: &str) -> TestServer {
-    let hosts: Vec<_> = hosts.iter().map(|host| host.url()).collect();
-    let layer = format!("[layer]\nbackend = \"channels_redis.{layer}\"\nhosts = {hosts:?}\n{settings}\n");
-    TestServer::start(&(layer + ROUTES))
+    rooms::start(layer, hosts, settings, ROUTES)
 }
 
-fn django(layer: &str, hosts: &[&RedisServer], mut settings: Value) -> Django {
-    settings["hosts"] = hosts.iter().map(|host| json!(host.url())).collect();
-    Django::start(layer, &settings)
+/// A server, and a Django that is in the lobby.
+fn in_the_lobby(layer: &str, redis: &RedisServer) -> (TestServer, Django) {
+    let (server, mut django) = (start(layer, &[redis], ""), django(layer, &[redis], json!({})));
+    django.join("chat_lobby");
+    (server, django)
 }
 
 /// A client of a room that Django is in, and the name of its channel, which Django has heard.
@@ -120,9 +120,7 @@ async fn django_speaks_to_one_socket_and_no_other() {
 async fn a_route_says_what_may_come_to_its_sockets() {
     let redis = RedisServer::start().await;
     for layer in LAYERS {
-        let server = start(layer, &[&redis], "");
-        let mut django = django(layer, &[&redis], json!({}));
-        django.join("chat_lobby");
+        let (server, mut django) = in_the_lobby(layer, &redis);
         let (mut client, channel) = enter(&server, &mut django, "/locked/lobby/");
         for refused in [
             text("no"),
@@ -147,9 +145,7 @@ async fn a_route_says_what_may_come_to_its_sockets() {
 async fn django_puts_one_socket_into_other_groups_and_takes_it_out() {
     let redis = RedisServer::start().await;
     for layer in LAYERS {
-        let server = start(layer, &[&redis], "");
-        let mut django = django(layer, &[&redis], json!({}));
-        django.join("chat_lobby");
+        let (server, mut django) = in_the_lobby(layer, &redis);
         let (mut ann, to_ann) = enter(&server, &mut django, "/chat/lobby/");
         let (mut bob, to_bob) = enter(&server, &mut django, "/chat/lobby/");
         // Ann in one more group, Bob in another and back out of it.
@@ -199,9 +195,7 @@ async fn django_puts_one_socket_into_other_groups_and_takes_it_out() {
 #[tokio::test]
 async fn a_socket_is_in_so_many_groups_and_no_more() {
     let redis = RedisServer::start().await;
-    let server = start("pubsub", &[&redis], "");
-    let mut django = django("pubsub", &[&redis], json!({}));
-    django.join("chat_lobby");
+    let (server, mut django) = in_the_lobby("pubsub", &redis);
     let (client, channel) = enter(&server, &mut django, "/chat/lobby/");
     for group in 0..66 {
         django.send(&channel, &group_event("edge.group_add", &format!("group_{group}")));
@@ -223,9 +217,7 @@ async fn a_socket_is_in_so_many_groups_and_no_more() {
 #[tokio::test]
 async fn django_adds_sockets_to_groups_itself_and_each_hears_a_message_once() {
     let redis = RedisServer::start().await;
-    let server = start("core", &[&redis], "");
-    let mut django = django("core", &[&redis], json!({}));
-    django.join("chat_lobby");
+    let (server, mut django) = in_the_lobby("core", &redis);
     let (mut ann, to_ann) = enter(&server, &mut django, "/chat/lobby/");
     let (mut bob, to_bob) = enter(&server, &mut django, "/chat/lobby/");
     django.join("chat_other");
@@ -282,9 +274,7 @@ async fn django_adds_sockets_to_groups_itself_and_each_hears_a_message_once() {
 async fn what_comes_to_a_socket_and_to_its_room_comes_in_order() {
     let redis = RedisServer::start().await;
     for layer in LAYERS {
-        let server = start(layer, &[&redis], "");
-        let mut django = django(layer, &[&redis], json!({}));
-        django.join("chat_lobby");
+        let (server, mut django) = in_the_lobby(layer, &redis);
         let (mut ann, to_ann) = enter(&server, &mut django, "/chat/lobby/");
         for number in 0..20 {
             django.send(&to_ann, &chat(&format!("to Ann {number}")));

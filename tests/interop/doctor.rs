@@ -6,8 +6,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use crate::channels_redis::{ROUTES, member, quiet};
-use crate::django::Django;
+use crate::rooms::{self, ROUTES, member, quiet};
 use crate::support::command::{out, run};
 use crate::support::redis::RedisServer;
 use crate::support::server::TestServer;
@@ -41,10 +40,8 @@ fn bad(server: &TestServer) -> Vec<(String, String)> {
 async fn a_layer_at_work_is_as_it_should_be_and_hears_nothing_of_the_check() {
     let redis = RedisServer::start().await;
     for layer in ["core", "pubsub"] {
-        let settings =
-            format!("[layer]\nbackend = \"channels_redis.{layer}\"\nhosts = [\"{}\"]\n", redis.url());
-        let server = TestServer::start(&(settings + ROUTES));
-        let mut django = Django::start(layer, &json!({ "hosts": [redis.url()] }));
+        let server = rooms::start(layer, &[&redis], "", ROUTES);
+        let mut django = rooms::django(layer, &[&redis], json!({}));
         let mut ann = member(&server, "/chat/lobby/");
         quiet(&mut ann);
         django.join("chat_lobby");
@@ -60,9 +57,7 @@ async fn a_layer_at_work_is_as_it_should_be_and_hears_nothing_of_the_check() {
 async fn the_connections_of_async_to_sync_are_found() {
     let redis = RedisServer::start().await;
     for layer in ["core", "pubsub"] {
-        let settings =
-            format!("[layer]\nbackend = \"channels_redis.{layer}\"\nhosts = [\"{}\"]\n", redis.url());
-        let server = TestServer::start(&(settings + ROUTES));
+        let server = rooms::start(layer, &[&redis], "", ROUTES);
         let mut command = Command::new(installed("channels/bin/python"));
         command.args(["-c", ASYNC_TO_SYNC, layer, &redis.url()]).stdout(Stdio::piped());
         let mut python = Process::spawn(&mut command);

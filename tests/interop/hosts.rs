@@ -5,8 +5,8 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
-use crate::channels_redis::{ROUTES, chat, heard, member, quiet, works_within};
 use crate::django::Django;
+use crate::rooms::{ROUTES, chat, heard, member, quiet, works_within};
 use crate::support::client::{Client, Frame};
 use crate::support::redis::{RedisCluster, RedisServer, TlsRedis};
 use crate::support::server::TestServer;

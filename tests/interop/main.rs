@@ -32,6 +32,7 @@ mod peer;
 mod projects;
 mod promises;
 mod publish;
+mod rooms;
 mod soak;
 #[path = "../support/mod.rs"]
 mod support;

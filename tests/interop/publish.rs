@@ -4,8 +4,8 @@ use std::fs;
 
 use serde_json::json;
 
-use crate::channels_redis::ROUTES;
 use crate::django::Django;
+use crate::rooms::ROUTES;
 use crate::support::command::{err, out, run};
 use crate::support::redis::RedisServer;
 use crate::support::server::complete;

@@ -23,8 +23,8 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
-use crate::channels_redis::{RETURN_MAX, ROUTES, chat, wait_ready};
 use crate::django::Django;
+use crate::rooms::{RETURN_MAX, ROUTES, chat, wait_ready};
 use crate::support::client::{Client, Frame};
 use crate::support::redis::RedisServer;
 use crate::support::server::TestServer;
