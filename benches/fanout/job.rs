@@ -43,125 +43,30 @@ enum Work {
 
 /// All jobs, in the order in which they are done.
 pub(crate) fn all() -> Vec<Job> {
-    let mut jobs = in_clear();
-    jobs.extend(through_tls());
-    jobs
-}
-
-fn in_clear() -> Vec<Job> {
+    let job = |name, about, work| Job { name, about, tls: false, work };
+    let tls_job = |name, about, work| Job { name, about, tls: true, work };
+    let rooms = |path, rooms, members| Shape { path, rooms, members, publishers: 1, window: 1 };
+    let room = |members, publishers, window| Shape { publishers, window, ..rooms(Path::Room, 1, members) };
+    let fanout = |shape, warm_up, messages| Work::Fanout { shape, warm_up, messages };
+    let cycle = |warm_up, cycles| Work::Cycle { at_once: 32, warm_up, cycles };
+    let idle = Work::Memory { shape: rooms(Path::Room, 100, 50) };
     vec![
-        Job {
-            name: "room-100-w1",
-            about: "1 room of 100, window 1",
-            tls: false,
-            work: Work::Fanout { shape: room(100, 1, 1), warm_up: 500, messages: 3_000 },
-        },
-        Job {
-            name: "room-1000-w1",
-            about: "1 room of 1000, window 1",
-            tls: false,
-            work: Work::Fanout { shape: room(1000, 1, 1), warm_up: 50, messages: 300 },
-        },
-        Job {
-            name: "room-100-w16",
-            about: "1 room of 100, window 16",
-            tls: false,
-            work: Work::Fanout { shape: room(100, 1, 16), warm_up: 500, messages: 5_000 },
-        },
-        Job {
-            name: "room-1000-w16",
-            about: "1 room of 1000, window 16",
-            tls: false,
-            work: Work::Fanout { shape: room(1000, 1, 16), warm_up: 50, messages: 500 },
-        },
-        Job {
-            name: "room-1000-p50",
-            about: "1 room of 1000, 50 publishers, window 1",
-            tls: false,
-            work: Work::Fanout { shape: room(1000, 50, 1), warm_up: 2, messages: 10 },
-        },
-        Job {
-            name: "rooms-100x10",
-            about: "100 rooms of 10, window 1",
-            tls: false,
-            work: Work::Fanout {
-                shape: Shape { path: Path::Room, rooms: 100, members: 10, publishers: 1, window: 1 },
-                warm_up: 50,
-                messages: 300,
-            },
-        },
-        Job {
-            name: "echo",
-            about: "echo, 100 sockets, window 1",
-            tls: false,
-            work: Work::Fanout {
-                shape: Shape { path: Path::Echo, rooms: 100, members: 1, publishers: 1, window: 1 },
-                warm_up: 300,
-                messages: 2_000,
-            },
-        },
-        Job {
-            name: "cycle",
-            about: "connect, handshake, one echo, close; 32 at once",
-            tls: false,
-            work: Work::Cycle { at_once: 32, warm_up: 400, cycles: 4_000 },
-        },
-        Job {
-            name: "idle",
-            about: "idle sockets in rooms of 50",
-            tls: false,
-            work: Work::Memory {
-                shape: Shape { path: Path::Room, rooms: 100, members: 50, publishers: 1, window: 1 },
-            },
-        },
+        job("room-100-w1", "1 room of 100, window 1", fanout(room(100, 1, 1), 500, 3_000)),
+        job("room-1000-w1", "1 room of 1000, window 1", fanout(room(1000, 1, 1), 50, 300)),
+        job("room-100-w16", "1 room of 100, window 16", fanout(room(100, 1, 16), 500, 5_000)),
+        job("room-1000-w16", "1 room of 1000, window 16", fanout(room(1000, 1, 16), 50, 500)),
+        job("room-1000-p50", "1 room of 1000, 50 publishers, window 1", fanout(room(1000, 50, 1), 2, 10)),
+        job("rooms-100x10", "100 rooms of 10, window 1", fanout(rooms(Path::Room, 100, 10), 50, 300)),
+        job("echo", "echo, 100 sockets, window 1", fanout(rooms(Path::Echo, 100, 1), 300, 2_000)),
+        job("cycle", "connect, handshake, one echo, close; 32 at once", cycle(400, 4_000)),
+        job("idle", "idle sockets in rooms of 50", idle.clone()),
+        tls_job("tls-room-100-w1", "TLS, 1 room of 100, window 1", fanout(room(100, 1, 1), 500, 3_000)),
+        tls_job("tls-room-1000-w1", "TLS, 1 room of 1000, window 1", fanout(room(1000, 1, 1), 50, 300)),
+        tls_job("tls-room-100-w16", "TLS, 1 room of 100, window 16", fanout(room(100, 1, 16), 500, 5_000)),
+        tls_job("tls-room-1000-w16", "TLS, 1 room of 1000, window 16", fanout(room(1000, 1, 16), 50, 500)),
+        tls_job("tls-cycle", "TLS: connect, both handshakes, one echo, close; 32 at once", cycle(200, 1_000)),
+        tls_job("tls-idle", "TLS, idle sockets in rooms of 50", idle),
     ]
-}
-
-fn through_tls() -> Vec<Job> {
-    vec![
-        Job {
-            name: "tls-room-100-w1",
-            about: "TLS, 1 room of 100, window 1",
-            tls: true,
-            work: Work::Fanout { shape: room(100, 1, 1), warm_up: 500, messages: 3_000 },
-        },
-        Job {
-            name: "tls-room-1000-w1",
-            about: "TLS, 1 room of 1000, window 1",
-            tls: true,
-            work: Work::Fanout { shape: room(1000, 1, 1), warm_up: 50, messages: 300 },
-        },
-        Job {
-            name: "tls-room-100-w16",
-            about: "TLS, 1 room of 100, window 16",
-            tls: true,
-            work: Work::Fanout { shape: room(100, 1, 16), warm_up: 500, messages: 5_000 },
-        },
-        Job {
-            name: "tls-room-1000-w16",
-            about: "TLS, 1 room of 1000, window 16",
-            tls: true,
-            work: Work::Fanout { shape: room(1000, 1, 16), warm_up: 50, messages: 500 },
-        },
-        Job {
-            name: "tls-cycle",
-            about: "TLS: connect, both handshakes, one echo, close; 32 at once",
-            tls: true,
-            work: Work::Cycle { at_once: 32, warm_up: 200, cycles: 1_000 },
-        },
-        Job {
-            name: "tls-idle",
-            about: "TLS, idle sockets in rooms of 50",
-            tls: true,
-            work: Work::Memory {
-                shape: Shape { path: Path::Room, rooms: 100, members: 50, publishers: 1, window: 1 },
-            },
-        },
-    ]
-}
-
-fn room(members: usize, publishers: usize, window: u64) -> Shape {
-    Shape { path: Path::Room, rooms: 1, members, publishers, window }
 }
 
 impl Job {
