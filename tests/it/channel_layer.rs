@@ -36,6 +36,7 @@ use crate::channel_layer::direct::{
     a_channel_that_nobody_here_gave_is_counted_and_nothing_more,
     what_is_sent_to_the_channel_of_a_socket_reaches_that_one_in_order,
 };
+use crate::channel_layer::inboxes::ask;
 use crate::support::eventually;
 use crate::support::redis::{RedisCluster, RedisServer};
 
@@ -294,7 +295,7 @@ macro_rules! both {
     };
 }
 
-use both;
+pub(crate) use both;
 
 contract! {
     a_message_reaches_each_joined_worker_once_and_in_order
@@ -416,6 +417,7 @@ both! {
     nodes_agree_on_prefix_format_and_keys
     rooms_work_again_after_redis_was_killed
     a_frozen_redis_is_left_and_found_again
+    cuts_lose_messages_but_never_repeat_or_reorder_them
     the_layer_starts_without_redis
     what_the_format_cannot_carry_is_refused_to_the_sender
     groups_are_spread_over_hosts_that_fail_alone
@@ -552,20 +554,21 @@ async fn a_cut_connection_is_replaced_and_nothing_comes_twice() {
     node.stop().await;
 }
 
-#[tokio::test]
-async fn cuts_lose_messages_but_never_repeat_or_reorder_them() {
+async fn cuts_lose_messages_but_never_repeat_or_reorder_them(kind: Kind) {
+    let kill = match kind {
+        Kind::PubSub => "CLIENT KILL TYPE pubsub",
+        Kind::Core => "CLIENT KILL TYPE normal SKIPME yes",
+    };
     let server = RedisServer::start().await;
-    let config = || LayerConfig::PubSub(pubsub(&[&server]));
-    let (one, two) = (Node::start(config()).await, Node::start(config()).await);
+    let (one, two) = (Node::start(kind.on(&server)).await, Node::start(kind.on(&server)).await);
     let room = group("room");
     one.join(0, &room).await;
     two.join(0, &room).await;
-    let mut admin = admin(&server).await;
+    let mut redis = admin(&server).await;
     for number in 0..1000 {
         one.send(&room, number).unwrap();
         if number % 100 == 50 {
-            let kill = redis::cmd("CLIENT").arg(&["KILL", "TYPE", "pubsub"]).to_owned();
-            let _: i64 = kill.query_async(&mut admin).await.unwrap();
+            let _: i64 = ask(&mut redis, kill).await;
         }
         time::sleep(Duration::from_millis(1)).await;
     }

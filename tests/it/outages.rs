@@ -9,6 +9,7 @@ use std::time::Duration;
 use serde_json::Value;
 use tokio::time::Instant;
 
+use crate::channel_layer::both;
 use crate::support::application::{Application, Reply};
 use crate::support::client::{Client, Frame};
 use crate::support::link::{Cut, Link};
@@ -32,25 +33,7 @@ enum Kind {
     Core,
 }
 
-macro_rules! outlived {
-    ($($claim:ident)*) => {
-        mod pubsub {
-            $(#[tokio::test]
-            async fn $claim() {
-                super::$claim(super::Kind::PubSub).await;
-            })*
-        }
-
-        mod core {
-            $(#[tokio::test]
-            async fn $claim() {
-                super::$claim(super::Kind::Core).await;
-            })*
-        }
-    };
-}
-
-outlived! {
+both! {
     a_redis_that_is_killed
     a_redis_that_is_restarted_at_once
     a_redis_that_is_emptied

@@ -7,7 +7,9 @@ use redis::aio::MultiplexedConnection;
 use redis::cmd;
 use sha2::{Digest as _, Sha256};
 
-use crate::channel_layer::inboxes::{ask, core, dropped, envelope, inbox_of, member, now, numbered, put};
+use crate::channel_layer::inboxes::{
+    ask, dropped, envelope, in_the_room, inbox_of, member, now, numbered, put,
+};
 use crate::channel_layer::{Kind, Node, SENDER, admin, both, group};
 use crate::support::eventually;
 use crate::support::redis::RedisServer;
@@ -166,11 +168,7 @@ async fn what_was_sealed_with_another_key_or_not_at_all_is_counted_and_skipped(k
 
 #[tokio::test]
 async fn an_address_of_any_type_is_counted_and_skipped() {
-    let server = RedisServer::start().await;
-    let mut redis = admin(&server).await;
-    let node = Node::start(Kind::Core.on(&server)).await;
-    let room = group("room");
-    node.join(0, &room).await;
+    let (_server, mut redis, node, room) = in_the_room(|_| ()).await;
     let name = member(&mut redis).await;
     let text = |text: &str| Value::from(text);
     let addresses = [
@@ -208,11 +206,7 @@ async fn an_address_of_any_type_is_counted_and_skipped() {
 
 #[tokio::test]
 async fn times_without_sense_do_not_spoil_the_metrics() {
-    let server = RedisServer::start().await;
-    let mut redis = admin(&server).await;
-    let node = Node::start(Kind::Core.on(&server)).await;
-    let room = group("room");
-    node.join(0, &room).await;
+    let (_server, mut redis, node, room) = in_the_room(|_| ()).await;
     let name = member(&mut redis).await;
     for (time, number) in [f64::NEG_INFINITY, f64::INFINITY, -1e300, now()].into_iter().zip(0..) {
         put(&mut redis, &inbox_of(&name), time, &envelope(&numbered(number), name.as_str())).await;
@@ -226,11 +220,7 @@ async fn times_without_sense_do_not_spoil_the_metrics() {
 
 #[tokio::test]
 async fn what_stands_in_the_place_of_the_inbox_is_cleared_away() {
-    let server = RedisServer::start().await;
-    let mut redis = admin(&server).await;
-    let node = Node::start(Kind::Core.on(&server)).await;
-    let room = group("room");
-    node.join(0, &room).await;
+    let (_server, mut redis, node, room) = in_the_room(|_| ()).await;
     let name = member(&mut redis).await;
     let inbox = inbox_of(&name);
     for (rubbish, number) in ["SET # x", "RPUSH # x y", "SADD # x", "HSET # x y"].iter().zip(1..) {
@@ -280,12 +270,7 @@ async fn what_stands_in_the_place_of_a_group_is_told_and_left_and_the_rest_goes_
 
 #[tokio::test]
 async fn what_is_longer_than_allowed_is_counted_and_skipped() {
-    let server = RedisServer::start().await;
-    let mut redis = admin(&server).await;
-    let config = anteroom::channel_layer::CoreConfig { message_bytes_max: 2000, ..core(&server) };
-    let node = Node::start(anteroom::channel_layer::LayerConfig::Core(config)).await;
-    let room = group("room");
-    node.join(0, &room).await;
+    let (_server, mut redis, node, room) = in_the_room(|config| config.message_bytes_max = 2000).await;
     let name = member(&mut redis).await;
     for len in [1500, 2000, 100_000, 3_000_000] {
         let message = Message::new("x").with("n", 1).with("v", "a".repeat(len));

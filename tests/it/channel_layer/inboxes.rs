@@ -4,8 +4,8 @@ use std::collections::HashSet;
 use std::time::Duration;
 
 use anteroom::channel_layer::{
-    Capacities, ChannelPattern, CoreConfig, Join, Joined, LayerConfig, Message, Refusal, Secret, Serializer,
-    SerializerFormat, Value, WorkerId,
+    Capacities, ChannelPattern, CoreConfig, GroupName, Join, Joined, LayerConfig, Message, Refusal, Secret,
+    Serializer, SerializerFormat, Value, WorkerId,
 };
 use redis::aio::MultiplexedConnection;
 use redis::{FromRedisValue, cmd};
@@ -30,6 +30,19 @@ pub(super) async fn ask<T: FromRedisValue>(redis: &mut MultiplexedConnection, co
 
 pub(super) fn core(server: &RedisServer) -> CoreConfig {
     CoreConfig { hosts: urls(&[server]), ..CoreConfig::default() }
+}
+
+/// A node whose first worker is in the room: its Redis, a connection to that, the node and the room.
+pub(super) async fn in_the_room(
+    change: impl FnOnce(&mut CoreConfig),
+) -> (RedisServer, MultiplexedConnection, Node, GroupName) {
+    let server = RedisServer::start().await;
+    let redis = admin(&server).await;
+    let mut config = core(&server);
+    change(&mut config);
+    let (node, room) = (Node::start(LayerConfig::Core(config)).await, group("room"));
+    node.join(0, &room).await;
+    (server, redis, node, room)
 }
 
 /// The name under which a node is the only member of the room.
@@ -79,12 +92,7 @@ async fn works_again(node: &Node, room: &str) {
 
 #[tokio::test]
 async fn a_node_is_one_member_of_a_group_as_long_as_it_has_workers_there() {
-    let server = RedisServer::start().await;
-    let mut redis = admin(&server).await;
-    let config = CoreConfig { group_expiry: 500, ..core(&server) };
-    let node = Node::start(LayerConfig::Core(config)).await;
-    let room = group("room");
-    node.join(0, &room).await;
+    let (_server, mut redis, node, room) = in_the_room(|config| config.group_expiry = 500).await;
     node.join(1, &room).await;
     let name = member(&mut redis).await;
     let (_, local) = name.strip_prefix("specific.").and_then(|rest| rest.split_once('!')).unwrap();
@@ -143,11 +151,7 @@ async fn nothing_of_a_node_is_left_when_it_has_ended() {
 
 #[tokio::test]
 async fn messages_that_others_put_into_the_inbox_are_delivered_in_their_order() {
-    let server = RedisServer::start().await;
-    let mut redis = admin(&server).await;
-    let node = Node::start(Kind::Core.on(&server)).await;
-    let room = group("room");
-    node.join(0, &room).await;
+    let (_server, mut redis, node, room) = in_the_room(|_| ()).await;
     node.join(2, &room).await;
     let name = member(&mut redis).await;
     let inbox = inbox_of(&name);
@@ -178,12 +182,7 @@ async fn messages_that_others_put_into_the_inbox_are_delivered_in_their_order() 
 
 #[tokio::test]
 async fn what_is_wrong_in_the_inbox_is_counted_and_skipped() {
-    let server = RedisServer::start().await;
-    let mut redis = admin(&server).await;
-    let config = CoreConfig { message_bytes_max: 2000, ..core(&server) };
-    let node = Node::start(LayerConfig::Core(config)).await;
-    let room = group("room");
-    node.join(0, &room).await;
+    let (_server, mut redis, node, room) = in_the_room(|config| config.message_bytes_max = 2000).await;
     let name = member(&mut redis).await;
     let inbox = inbox_of(&name);
     let address = |body: &[u8]| {
@@ -386,11 +385,7 @@ async fn memberships_return_to_a_redis_that_was_emptied() {
 
 #[tokio::test]
 async fn one_membership_that_was_lost_is_noticed_by_who_sends() {
-    let server = RedisServer::start().await;
-    let mut redis = admin(&server).await;
-    let node = Node::start(Kind::Core.on(&server)).await;
-    let room = group("room");
-    node.join(0, &room).await;
+    let (_server, mut redis, node, room) = in_the_room(|_| ()).await;
     let name = member(&mut redis).await;
     let () = ask(&mut redis, &format!("DEL {GROUP}")).await;
     node.send(&room, 1).unwrap();
@@ -406,10 +401,7 @@ async fn one_membership_that_was_lost_is_noticed_by_who_sends() {
 
 #[tokio::test]
 async fn rooms_work_again_when_redis_may_be_written_again() {
-    let server = RedisServer::start().await;
-    let mut redis = admin(&server).await;
-    let node = Node::start(Kind::Core.on(&server)).await;
-    node.join(0, &group("room")).await;
+    let (_server, mut redis, node, _) = in_the_room(|_| ()).await;
     let () = ask(&mut redis, "REPLICAOF 127.0.0.1 1").await;
     node.is_down().await;
     eventually("it says why", || {
@@ -447,36 +439,6 @@ async fn a_redis_without_memory_refuses_and_rooms_work_again_after_it() {
 }
 
 #[tokio::test]
-async fn cuts_of_either_connection_repeat_nothing() {
-    let server = RedisServer::start().await;
-    let (one, two) = (Node::start(Kind::Core.on(&server)).await, Node::start(Kind::Core.on(&server)).await);
-    let room = group("room");
-    one.join(0, &room).await;
-    two.join(0, &room).await;
-    let mut redis = admin(&server).await;
-    for number in 0..1000 {
-        one.send(&room, number).unwrap();
-        if number % 100 == 50 {
-            let _: i64 = ask(&mut redis, "CLIENT KILL TYPE normal SKIPME yes").await;
-        }
-        time::sleep(Duration::from_millis(1)).await;
-    }
-    one.is_up().await;
-    two.is_up().await;
-    one.send(&room, 1000).unwrap();
-    for node in [&one, &two] {
-        eventually("the last one comes", || node.workers[0].numbers(&room).last() == Some(&1000)).await;
-        let numbers = node.workers[0].numbers(&room);
-        assert!(numbers.is_sorted_by(|a, b| a < b), "{numbers:?}");
-        assert!(300 < numbers.len(), "{} of 1001 came", numbers.len());
-    }
-    let sent = [("op", "group_send")];
-    eventually("all are counted", || one.metric("anteroom_layer_operations_total", &sent) == 1001).await;
-    one.stop().await;
-    two.stop().await;
-}
-
-#[tokio::test]
 async fn a_group_that_was_left_while_redis_was_away_is_withdrawn_on_return() {
     let server = RedisServer::start().await;
     let mut redis = admin(&server).await;
@@ -495,11 +457,7 @@ async fn a_group_that_was_left_while_redis_was_away_is_withdrawn_on_return() {
 
 #[tokio::test]
 async fn what_is_sent_while_a_node_reconnects_waits_in_its_inbox() {
-    let server = RedisServer::start().await;
-    let mut redis = admin(&server).await;
-    let node = Node::start(Kind::Core.on(&server)).await;
-    let room = group("room");
-    node.join(0, &room).await;
+    let (_server, mut redis, node, room) = in_the_room(|_| ()).await;
     let name = member(&mut redis).await;
     let envelopes: Vec<_> = (0..10).map(|number| envelope(&numbered(number), name.as_str())).collect();
     let mut batch = redis::pipe();
@@ -552,10 +510,7 @@ async fn memberships_of_a_dead_node_are_cleared_and_those_of_a_live_one_are_not(
 
 #[tokio::test]
 async fn a_node_that_was_taken_for_dead_comes_back() {
-    let server = RedisServer::start().await;
-    let mut redis = admin(&server).await;
-    let node = Node::start(Kind::Core.on(&server)).await;
-    node.join(0, &group("room")).await;
+    let (_server, mut redis, node, _) = in_the_room(|_| ()).await;
     let name = member(&mut redis).await;
     let leases: Vec<String> = ask(&mut redis, "KEYS asgi:node:*").await;
     let () = ask(&mut redis, &format!("DEL {} {GROUP}", leases[0])).await;
