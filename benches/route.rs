@@ -1,4 +1,4 @@
-//! What it costs to find a path's route among 1,000 patterns, and to compile them.
+//! What it costs to find a path's route, in an ordinary file and among 1,000 patterns, and to compile those.
 //!
 //! `cargo bench --bench route`
 
@@ -40,12 +40,36 @@ fn find(criterion: &mut Criterion) {
     }
 }
 
-fn load(criterion: &mut Criterion) {
-    let mut group = criterion.benchmark_group("route/load");
-    group.sample_size(10);
-    group.bench_function("1000 patterns", |bencher| bencher.iter(|| table(r"\w+")));
+/// A file as most are: a fixed answer, the files, the room, and the application for the rest.
+fn few(criterion: &mut Criterion) {
+    let texts = ["/fixed", "/static/(?P<path>.*)", r"/ws/chat/(?P<room>\w+)/", "/.*"];
+    let table = Table::new(texts.map(|text| Pattern::path(text).unwrap()).to_vec()).unwrap();
+    let mut group = criterion.benchmark_group("route/few");
+    for (name, path, expected) in [
+        ("fixed", "/fixed", 0),
+        ("static", "/static/css/site.css", 1),
+        ("room", "/ws/chat/lobby/", 2),
+        ("app", "/accounts/login/", 3),
+    ] {
+        assert_eq!(table.matches(path).next(), Some(expected));
+        group.bench_function(name, |bencher| {
+            bencher.iter(|| {
+                let path = black_box(path);
+                table.matches(path).next().map(|index| table.captures(index, path))
+            });
+        });
+    }
     group.finish();
 }
 
-criterion_group!(benches, find, load);
+fn load(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("route/load");
+    group.sample_size(10);
+    for (name, capture) in [("unicode", r"\w+"), ("segment", "[^/]+")] {
+        group.bench_function(name, |bencher| bencher.iter(|| table(capture)));
+    }
+    group.finish();
+}
+
+criterion_group!(benches, few, find, load);
 criterion_main!(benches);
