@@ -59,7 +59,7 @@ pub fn admit<'a, T>(
         query: head.uri.query().unwrap_or_default().to_owned(),
         // Templates, which read them, are of sockets alone.
         headers: if is_upgrade { head.headers.clone() } else { HeaderMap::new() },
-        params: rules.table.captures(index, &path).unwrap_or_default(),
+        params: rules.table.captures(index, &path),
         user: None,
         subprotocol,
         path,

@@ -1,6 +1,7 @@
 //! What a named group can capture, read off the compiled pattern.
 
 use std::ops::Range;
+use std::sync::Arc;
 
 use regex_syntax::hir::{Capture, Class, ClassUnicode, ClassUnicodeRange, Hir, HirKind};
 
@@ -16,6 +17,24 @@ pub struct UnsafeCapture {
     pub can_be_empty: bool,
     /// Whether it can be longer than the 99 characters of a group name.
     pub can_be_too_long: bool,
+}
+
+/// Adds the named groups with their numbers.
+pub(super) fn collect_names(hir: &Hir, names: &mut Vec<(usize, Arc<str>)>) {
+    match hir.kind() {
+        HirKind::Capture(capture) => {
+            let number = usize::try_from(capture.index).unwrap_or(usize::MAX);
+            names.extend(capture.name.as_deref().map(|name| (number, Arc::from(name))));
+            collect_names(&capture.sub, names);
+        }
+        HirKind::Repetition(repetition) => collect_names(&repetition.sub, names),
+        HirKind::Concat(parts) | HirKind::Alternation(parts) => {
+            for part in parts {
+                collect_names(part, names);
+            }
+        }
+        HirKind::Empty | HirKind::Literal(_) | HirKind::Class(_) | HirKind::Look(_) => {}
+    }
 }
 
 /// The group with that name, and whether a match can do without it.

@@ -2,6 +2,8 @@
 
 mod table;
 mod pattern;
+mod matcher;
+mod sieve;
 mod syntax;
 mod capture;
 

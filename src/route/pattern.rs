@@ -1,15 +1,17 @@
 //! The pattern of one route: Django's `re_path`, or our own `path`.
 
 use std::fmt;
-use std::sync::Arc;
 
-use regex::{Regex, RegexBuilder};
-use regex_syntax::hir::{Class, ClassUnicode, ClassUnicodeRange, Hir, HirKind, Look, Repetition};
+use regex_syntax::hir::ClassUnicode;
 
 use crate::route::capture::{
     UnsafeCapture, collect_chars, find_capture, len_max, len_min, name_chars, samples,
 };
-use crate::route::syntax::{Dialect, PatternError, compile_error, parse_ast, parse_hir, refuse_foreign};
+use crate::route::matcher::Matcher;
+use crate::route::sieve::{Sieve, Wide};
+use crate::route::syntax::{
+    Dialect, PatternError, parse_ast, parse_hir, refuse_foreign, refuse_open_comment,
+};
 use crate::scope::Params;
 
 /// A compiled pattern that paths are matched against, in linear time.
@@ -20,8 +22,7 @@ pub struct Pattern {
     text: String,
     form: Form,
     sieve: Sieve,
-    regex: Regex,
-    names: Vec<(usize, Arc<str>)>,
+    matcher: Matcher,
 }
 
 /// How a pattern's text is to be read.
@@ -42,9 +43,6 @@ impl Form {
 }
 
 impl Pattern {
-    /// The most bytes that one compiled pattern may take.
-    const COMPILED_BYTES_MAX: usize = 10 * 1024 * 1024;
-
     /// The longest name that a Channels group can have.
     const GROUP_NAME_LEN_MAX: usize = 99;
 
@@ -75,36 +73,25 @@ impl Pattern {
     fn new(text: &str, form: Form) -> Result<Self, PatternError> {
         let full = form == Form::Path || text.ends_with('$');
         refuse_foreign(form, full, text)?;
+        if full {
+            refuse_open_comment(text)?;
+        }
         let hir = parse_hir(text, &parse_ast(text)?)?;
-        let source = if full { format!(r"\A(?:{text})\z") } else { text.to_owned() };
-        let regex = RegexBuilder::new(&source).size_limit(Self::COMPILED_BYTES_MAX).build();
-        let regex = regex.map_err(|error| compile_error(text, &error))?;
-        let named = regex.capture_names().enumerate();
-        let names = named.filter_map(|(at, name)| Some((at, Arc::from(name?)))).collect();
-        let sieve = Sieve::new(&hir, full);
-        Ok(Self { text: text.to_owned(), form, sieve, regex, names })
+        let wide = Wide::new(&hir);
+        let matcher = Matcher::new(&hir, &wide, full)?;
+        Ok(Self { text: text.to_owned(), form, sieve: Sieve::new(&wide, full), matcher })
     }
 
     /// What the named groups captured, or `None` when the path is not of this pattern.
     ///
     /// `path` is decoded and has its leading slash.
     pub fn captures(&self, path: &str) -> Option<Params> {
-        let subject = self.form.subject(path);
-        if self.names.is_empty() {
-            return self.regex.is_match(subject).then(Params::default);
-        }
-        let found = self.regex.captures(subject)?;
-        let named = self.names.iter();
-        Some(
-            named
-                .filter_map(|(at, name)| Some((name.clone(), found.get(*at)?.as_str().to_owned())))
-                .collect(),
-        )
+        self.matcher.captures(self.form.subject(path))
     }
 
     /// The names of the groups, in the order of the pattern.
-    pub fn names(&self) -> impl Iterator<Item = &str> {
-        self.names.iter().map(|(_, name)| &**name)
+    pub fn names(&self) -> impl ExactSizeIterator<Item = &str> {
+        self.matcher.names()
     }
 
     /// The text as it was written.
@@ -160,7 +147,7 @@ impl Pattern {
     }
 
     pub(super) fn is_match(&self, path: &str) -> bool {
-        self.regex.is_match(self.form.subject(path))
+        self.matcher.is_match(self.form.subject(path))
     }
 }
 
@@ -183,67 +170,6 @@ impl PartialEq for Pattern {
 }
 
 impl Eq for Pattern {}
-
-/// A smaller expression that matches whatever the pattern matches, and perhaps more.
-///
-/// Django's `\w` is some 800 ranges of Unicode. A thousand routes with it make an automaton that does not fit in
-/// any cache; here all characters outside of ASCII are alike, so that a table stays small and is passed in one go.
-#[derive(Clone, Debug)]
-pub(super) struct Sieve {
-    /// The expression.
-    pub(super) source: String,
-    /// Whether it matches the same as the pattern, so that nothing remains to be asked.
-    pub(super) is_exact: bool,
-}
-
-impl Sieve {
-    /// Counts up to this stay as they are.
-    const COUNT_MAX: u32 = 4;
-
-    fn new(hir: &Hir, full: bool) -> Self {
-        let mut is_exact = true;
-        let inner = Self::widen(hir, &mut is_exact);
-        let whole =
-            if full { Hir::concat(vec![Hir::look(Look::Start), inner, Hir::look(Look::End)]) } else { inner };
-        Self { source: whole.to_string(), is_exact }
-    }
-
-    /// Each step lets through more than before or the same, and all that a pattern is made of keeps that so.
-    fn widen(hir: &Hir, is_exact: &mut bool) -> Hir {
-        match hir.kind() {
-            HirKind::Class(Class::Unicode(class)) if !class.is_ascii() => {
-                *is_exact = false;
-                let beyond = ClassUnicodeRange::new('\u{80}', char::MAX);
-                let mut wide = class.clone();
-                wide.push(beyond);
-                Hir::class(Class::Unicode(wide))
-            }
-            HirKind::Look(Look::Start | Look::End)
-            | HirKind::Empty
-            | HirKind::Literal(_)
-            | HirKind::Class(_) => hir.clone(),
-            HirKind::Look(_) => {
-                *is_exact = false;
-                Hir::empty()
-            }
-            HirKind::Repetition(repetition) => {
-                let sub = Box::new(Self::widen(&repetition.sub, is_exact));
-                let few = |count: u32| count <= Self::COUNT_MAX;
-                let min = repetition.min.min(Self::COUNT_MAX);
-                let max = repetition.max.filter(|&max| few(max));
-                *is_exact &= min == repetition.min && max == repetition.max;
-                Hir::repetition(Repetition { min, max, greedy: repetition.greedy, sub })
-            }
-            HirKind::Capture(capture) => Self::widen(&capture.sub, is_exact),
-            HirKind::Concat(parts) => {
-                Hir::concat(parts.iter().map(|part| Self::widen(part, is_exact)).collect())
-            }
-            HirKind::Alternation(parts) => {
-                Hir::alternation(parts.iter().map(|part| Self::widen(part, is_exact)).collect())
-            }
-        }
-    }
-}
 
 #[cfg(test)]
 mod tests;

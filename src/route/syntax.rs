@@ -6,6 +6,7 @@
 use std::convert::Infallible;
 use std::ops::Range;
 
+use regex_automata::meta::BuildError;
 use regex_syntax::ast;
 use regex_syntax::ast::Ast;
 use regex_syntax::hir::literal::{Extractor, Literal};
@@ -213,17 +214,22 @@ fn escape_error(text: &str, span: Range<usize>) -> PatternError {
     PatternError::new(format!("the escape `{escape}` is not known"), span, help)
 }
 
-/// Why an expression that parses alone does not compile.
-pub(super) fn compile_error(text: &str, error: &regex::Error) -> PatternError {
-    if let regex::Error::CompiledTooBig(limit) = error {
-        let help = r"repeat fewer times, or repeat an ASCII class: `[A-Za-z0-9_]` is far smaller than `\w`";
-        let message = format!("the compiled pattern is larger than {} MiB", limit / 1024 / 1024);
-        return PatternError { help: Some(help.to_owned()), ..PatternError::bare(message, None) };
+/// Why an expression that parses does not compile.
+pub(super) fn compile_error(error: &BuildError) -> PatternError {
+    let Some(limit) = error.size_limit() else { return PatternError::bare(error.to_string(), None) };
+    let help = r"repeat fewer times, or repeat an ASCII class: `[A-Za-z0-9_]` is far smaller than `\w`";
+    let message = format!("the compiled pattern is larger than {} MiB", limit / 1024 / 1024);
+    PatternError { help: Some(help.to_owned()), ..PatternError::bare(message, None) }
+}
+
+/// Refuses a comment of `(?x)` behind which a pattern would have no end, in whatever it is put.
+pub(super) fn refuse_open_comment(text: &str) -> Result<(), PatternError> {
+    if parse_ast(&format!("(?:{text})")).is_ok() {
+        return Ok(());
     }
-    // It parsed without the anchors around it, so a comment of `(?x)` reaches over the end.
     let message = "a comment of `(?x)` does not end before the pattern does";
     let span = text.rfind('#').map(|at| at..text.len());
-    PatternError { help: Some("leave the comment out".to_owned()), ..PatternError::bare(message, span) }
+    Err(PatternError { help: Some("leave the comment out".to_owned()), ..PatternError::bare(message, span) })
 }
 
 /// Refuses a pattern that no path can match because of how it begins.

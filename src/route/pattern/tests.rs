@@ -1,3 +1,6 @@
+use proptest::prelude::*;
+use regex::Regex;
+
 use super::*;
 
 fn captured(pattern: &Pattern, path: &str) -> Option<Vec<(String, String)>> {
@@ -247,4 +250,38 @@ fn a_capture_that_no_group_name_may_hold_is_found() {
         }
     }
     assert_eq!(Pattern::path("/(?P<n>.)").unwrap().unsafe_capture("other"), None);
+}
+
+/// Texts of patterns, most of which are right.
+fn texts() -> impl Strategy<Value = String> {
+    let one_of = |choices: &'static str| proptest::sample::select(choices.split(' ').collect::<Vec<_>>());
+    let part = one_of(
+        r"a ab é / . .* .+? \w+ \d \b [^/]+ [é-ü] (a|b/) (?i:a) (?s:.) \w{2,7} b{5} (?P<x>.*) (?P<x>\w+) (?P<x>[ab])? (?P<y>[^/]*)",
+    );
+    (one_of(" ^ / ^/?"), proptest::collection::vec(part, 0..4), one_of(r" $ /$ \z"))
+        .prop_map(|(start, parts, end)| format!("{start}{}{end}", parts.concat()))
+}
+
+proptest! {
+    /// However a pattern is decided, it is as its text says: by one regular expression, and nothing else.
+    #[test]
+    fn a_pattern_says_what_its_text_says(
+        text in texts(),
+        paths in proptest::collection::vec("/{0,2}(a|b|ab|A|é|ü|/|\n|☃| ){0,9}", 1..20),
+        whole in any::<bool>(),
+    ) {
+        let pattern = if whole { Pattern::path(&text) } else { Pattern::re_path(&text) };
+        let Ok(pattern) = pattern else { return Ok(()) };
+        let plain = if whole || text.ends_with('$') { format!(r"\A(?:{text})\z") } else { text };
+        let plain = Regex::new(&plain).unwrap();
+        for path in &paths {
+            let subject = if whole { path } else { path.trim_start_matches('/') };
+            let expected = plain.captures(subject).map(|found| {
+                let named = plain.capture_names().flatten();
+                named.filter_map(|name| Some((name.to_owned(), found.name(name)?.as_str().to_owned()))).collect()
+            });
+            prop_assert_eq!(pattern.is_match(path), expected.is_some(), "{} {:?}", plain, path);
+            prop_assert_eq!(captured(&pattern, path), expected, "{} {:?}", plain, path);
+        }
+    }
 }

@@ -13,6 +13,15 @@ const SKIPPED: &[&str] = &[
     "three levels",
 ];
 
+/// A table that asks each of the patterns, and one that sifts them: it has them again behind themselves until they are
+/// many.
+fn both_ways(patterns: Vec<Pattern>) -> [Table; 2] {
+    let many = patterns.iter().cycle().take(Table::FEW + patterns.len()).cloned().collect();
+    let [asked, sifted] = [patterns, many].map(|patterns| Table::new(patterns).unwrap());
+    assert!(asked.groups.is_empty() && !sifted.groups.is_empty());
+    [asked, sifted]
+}
+
 #[test]
 fn re_path_routes_as_channels_does() {
     let mut run = 0;
@@ -33,21 +42,22 @@ fn re_path_routes_as_channels_does() {
             continue;
         }
         let patterns = flat.iter().map(|route| Pattern::re_path(&route.text).unwrap()).collect();
-        let table = Table::new(patterns).unwrap();
         // What `--root-path` does is done by whoever stands in front of the server.
         let path = row["path"].as_str().unwrap().strip_prefix(row["root_path"].as_str().unwrap());
-        let found = path.and_then(|path| Some((path, table.matches(path).next()?)));
         let expected: Option<Vec<u64>> = match &row["matched"] {
             Value::Null => None,
             Value::Array(indexes) => Some(indexes.iter().map(|index| index.as_u64().unwrap()).collect()),
             index => Some(vec![index.as_u64().unwrap()]),
         };
-        assert_eq!(found.map(|(_, index)| flat[index].indexes.clone()), expected, "{note}");
-        if let Some((path, index)) = found {
-            let params = table.captures(index, path).unwrap();
-            let kwargs: serde_json::Map<String, Value> =
-                params.iter().map(|(name, value)| (name.to_owned(), value.into())).collect();
-            assert_eq!(Value::Object(kwargs), row["kwargs"], "{note}");
+        for table in both_ways(patterns) {
+            let found = path.and_then(|path| Some((path, table.matches(path).next()?)));
+            assert_eq!(found.map(|(_, index)| flat[index].indexes.clone()), expected, "{note}");
+            if let Some((path, index)) = found {
+                let params = table.captures(index, path);
+                let kwargs: serde_json::Map<String, Value> =
+                    params.iter().map(|(name, value)| (name.to_owned(), value.into())).collect();
+                assert_eq!(Value::Object(kwargs), row["kwargs"], "{note}");
+            }
         }
     }
     assert_eq!(run, 38);
@@ -92,7 +102,8 @@ fn both_forms_are_matched_in_one_order() {
         Pattern::re_path("^").unwrap(),
         Pattern::path("/.*").unwrap(),
     ];
-    let table = Table::new(patterns).unwrap();
+    let count = patterns.len();
+    let tables = both_ways(patterns);
     let cases = [
         ("/a/", &[1, 2, 3, 4][..]),
         ("/b/", &[0, 2, 3, 4]),
@@ -100,12 +111,15 @@ fn both_forms_are_matched_in_one_order() {
         ("//a/", &[1, 3, 4]),
         ("", &[3]),
     ];
-    for (path, expected) in cases {
-        assert_eq!(table.matches(path).collect::<Vec<_>>(), expected, "{path}");
+    for table in &tables {
+        for (path, expected) in cases {
+            let found: Vec<_> = table.matches(path).filter(|&index| index < count).collect();
+            assert_eq!(found, expected, "{path}");
+        }
+        assert_eq!(table.captures(2, "/a/").get("x"), Some("a"));
+        assert!(table.captures(0, "/b/").is_empty());
     }
-    assert_eq!(table.captures(2, "/a/").unwrap().get("x"), Some("a"));
-    assert_eq!(table.captures(0, "/a/"), None);
-    assert_eq!(table.captures(9, "/a/"), None);
+    assert!(tables[0].captures(9, "/a/").is_empty());
 }
 
 #[test]
@@ -127,12 +141,27 @@ fn what_the_sieve_lets_through_is_asked_again() {
         (r"^(?i:straße)$", "/stra☃e", "/STRAẞE"),
     ];
     for (text, sifted, matching) in cases {
-        let table = Table::new(vec![Pattern::re_path(text).unwrap()]).unwrap();
-        assert!(table.re_path.set.is_match(sifted.trim_start_matches('/')), "{text}");
+        let [_, table] = both_ways(vec![Pattern::re_path(text).unwrap()]);
+        assert_eq!(table.groups[0].sift(sifted).first(), Some(&0), "{text}");
         assert_eq!(table.matches(sifted).next(), None, "{text}");
         assert_eq!(table.matches(matching).next(), Some(0), "{text}");
     }
-    assert!(Pattern::path("/a[0-9]*/(x|y){1,4}").unwrap().sieve().is_exact);
+}
+
+#[test]
+fn what_the_sieve_decides_is_not_asked_again() {
+    let cases = [
+        // pattern, whether nothing remains to be asked in ASCII, and elsewhere
+        ("/a[0-9]*/(x|y){1,4}", true, true),
+        ("/[^/]+/.*", true, true),
+        (r"/(?P<room>\w+)/", true, false),
+        (r"/\w{9}", false, false),
+        (r"/a\b.*", false, false),
+    ];
+    for (text, in_ascii, elsewhere) in cases {
+        let pattern = Pattern::path(text).unwrap();
+        assert_eq!(["/a", "/é"].map(|path| pattern.sieve().decides(path)), [in_ascii, elsewhere], "{text}");
+    }
 }
 
 proptest! {
@@ -147,8 +176,11 @@ proptest! {
         let patterns: Vec<_> = forms
             .filter_map(|(at, text)| if at % 2 == 0 { Pattern::re_path(text) } else { Pattern::path(text) }.ok())
             .collect();
-        let one_by_one: Vec<_> = (0..patterns.len()).filter(|&at| patterns[at].is_match(&path)).collect();
-        let table = Table::new(patterns).unwrap();
-        prop_assert_eq!(table.matches(&path).collect::<Vec<_>>(), one_by_one);
+        prop_assume!(!patterns.is_empty());
+        for table in both_ways(patterns) {
+            let patterns = table.patterns();
+            let one_by_one: Vec<_> = (0..patterns.len()).filter(|&at| patterns[at].is_match(&path)).collect();
+            prop_assert_eq!(table.matches(&path).collect::<Vec<_>>(), one_by_one);
+        }
     }
 }
