@@ -15,6 +15,7 @@ use tokio::time::{Instant, Sleep, sleep_until};
 
 use crate::files::FileBody;
 use crate::request::pace::InFlight;
+use crate::request::patience::Offer;
 use crate::upstream::AnswerBody;
 
 /// What a client may keep us waiting for its body, in all.
@@ -33,6 +34,8 @@ pub(super) struct Body {
     /// What is answered. A stream of HTTP/2 whose body is dropped before all of it came is cancelled, and the answer
     /// with it, unless that has gone out before.
     request: Option<SharedBody>,
+    /// Over HTTP/2, for a client that does not take it.
+    offer: Option<Rc<Offer>>,
 }
 
 /// The body of a request, for who reads it and for who answers.
@@ -50,6 +53,7 @@ impl Body {
     pub(super) fn hold(&mut self, in_flight: InFlight, request: SharedBody) {
         self.in_flight = Some(in_flight);
         self.request = Some(request);
+        self.offer = Offer::of_task();
     }
 }
 
@@ -59,27 +63,33 @@ impl Default for Body {
     }
 }
 
+impl From<Kind> for Body {
+    fn from(kind: Kind) -> Self {
+        Self { kind, in_flight: None, request: None, offer: None }
+    }
+}
+
 impl From<Bytes> for Body {
     fn from(bytes: Bytes) -> Self {
-        Self { kind: Kind::Full(Full::new(bytes)), in_flight: None, request: None }
+        Self::from(Kind::Full(Full::new(bytes)))
     }
 }
 
 impl From<AnswerBody<RequestBody>> for Body {
     fn from(body: AnswerBody<RequestBody>) -> Self {
-        Self { kind: Kind::Upstream(body), in_flight: None, request: None }
+        Self::from(Kind::Upstream(body))
     }
 }
 
 impl From<AnswerBody<Empty<Bytes>>> for Body {
     fn from(body: AnswerBody<Empty<Bytes>>) -> Self {
-        Self { kind: Kind::Refusal(body), in_flight: None, request: None }
+        Self::from(Kind::Refusal(body))
     }
 }
 
 impl From<FileBody> for Body {
     fn from(body: FileBody) -> Self {
-        Self { kind: Kind::File(body), in_flight: None, request: None }
+        Self::from(Kind::File(body))
     }
 }
 
@@ -91,12 +101,16 @@ impl http_body::Body for Body {
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
-        match &mut self.kind {
+        let polled = match &mut self.kind {
             Kind::Full(body) => Pin::new(body).poll_frame(context).map_err(Into::into),
             Kind::File(body) => Pin::new(body).poll_frame(context).map_err(Into::into),
             Kind::Upstream(body) => Pin::new(body).poll_frame(context).map_err(Into::into),
             Kind::Refusal(body) => Pin::new(body).poll_frame(context).map_err(Into::into),
+        };
+        if let Some(offer) = &self.offer {
+            offer.asked(polled.is_ready());
         }
+        polled
     }
 
     fn is_end_stream(&self) -> bool {

@@ -22,6 +22,8 @@ pub struct Metrics {
     handshake_durations: HistogramVec,
     requests: IntCounterVec,
     request_durations: HistogramVec,
+    /// Answers over HTTP/2 that their clients did not take.
+    pub(super) not_taken: IntCounter,
     /// Of what no route took.
     none: Arc<RouteMetrics>,
     routes: Mutex<HashMap<Arc<str>, Arc<RouteMetrics>>>,
@@ -94,6 +96,11 @@ impl Metrics {
             "anteroom_http_request_duration_seconds",
             "Plain requests, from the head to the answer",
         )?;
+        let not_taken = IntCounter::new(
+            "anteroom_http_answers_not_taken_total",
+            "Answers over HTTP/2 broken off because their clients took nothing of them for 30 s",
+        )?;
+        registry.register(Box::new(not_taken.clone()))?;
         let none =
             resolve(&NO_ROUTE.into(), &handshakes, &handshake_durations, &requests, &request_durations);
         let none = Arc::new(none);
@@ -108,6 +115,7 @@ impl Metrics {
             handshake_durations,
             requests,
             request_durations,
+            not_taken,
             none,
             routes: Mutex::default(),
         })

@@ -4,6 +4,7 @@
 
 mod service;
 mod pace;
+mod patience;
 mod body;
 mod proxy;
 mod admit;

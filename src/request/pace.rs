@@ -13,6 +13,7 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::task::spawn_local;
 use tokio::time;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::listener::Stream;
@@ -43,6 +44,11 @@ pub(super) struct Pace {
     beats: Arc<AtomicU64>,
     /// Since when it waits or reads.
     since: AtomicU64,
+    opened_at: Instant,
+    /// Whether the kernel has no room for what is to be sent.
+    full: AtomicBool,
+    /// Since when it is so, in milliseconds after the connection was opened.
+    flushed_ms: AtomicU64,
     /// An [`Order`].
     order: AtomicU8,
     task: OnceLock<Waker>,
@@ -120,6 +126,23 @@ impl Pace {
         }
     }
 
+    /// Since when nothing of what was to be sent waits for the kernel.
+    pub(super) fn flushed_since(&self) -> Instant {
+        if self.full.load(Ordering::Relaxed) {
+            return Instant::now();
+        }
+        self.opened_at + Duration::from_millis(self.flushed_ms.load(Ordering::Relaxed))
+    }
+
+    /// What was to be sent is with the kernel, or some of it has to wait.
+    pub(super) fn on_flush(&self, flushed: bool) {
+        if self.full.load(Ordering::Relaxed) == flushed {
+            self.full.store(!flushed, Ordering::Relaxed);
+            let now = u64::try_from(self.opened_at.elapsed().as_millis()).unwrap_or(u64::MAX);
+            self.flushed_ms.store(now, Ordering::Relaxed);
+        }
+    }
+
     fn begin_waiting(&self) {
         self.since.store(self.beats.load(Ordering::Relaxed), Ordering::Relaxed);
     }
@@ -155,7 +178,7 @@ impl Keeper {
         pace
     }
 
-    fn add(&self, http2: bool, late: bool) -> Arc<Pace> {
+    pub(super) fn add(&self, http2: bool, late: bool) -> Arc<Pace> {
         let pace = Arc::new(Pace {
             http2,
             late,
@@ -163,6 +186,9 @@ impl Keeper {
             reading: AtomicBool::new(true),
             beats: Arc::clone(&self.beats),
             since: AtomicU64::new(self.beats.load(Ordering::Relaxed)),
+            opened_at: Instant::now(),
+            full: AtomicBool::new(false),
+            flushed_ms: AtomicU64::new(0),
             order: AtomicU8::new(Order::Serve as u8),
             task: OnceLock::new(),
         });
@@ -213,7 +239,7 @@ impl Keeper {
     }
 }
 
-/// A stream that tells the pace of its connection when bytes come.
+/// A stream that tells the pace of its connection when bytes come, and whether they leave.
 #[derive(Debug)]
 pub(super) struct Paced {
     stream: Stream,
@@ -251,7 +277,11 @@ impl AsyncWrite for Paced {
         context: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(context, bytes)
+        let written = Pin::new(&mut self.stream).poll_write(context, bytes);
+        if written.is_pending() {
+            self.pace.on_flush(false);
+        }
+        written
     }
 
     fn poll_write_vectored(
@@ -259,7 +289,11 @@ impl AsyncWrite for Paced {
         context: &mut Context<'_>,
         pieces: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write_vectored(context, pieces)
+        let written = Pin::new(&mut self.stream).poll_write_vectored(context, pieces);
+        if written.is_pending() {
+            self.pace.on_flush(false);
+        }
+        written
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -267,7 +301,9 @@ impl AsyncWrite for Paced {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(context)
+        let flushed = Pin::new(&mut self.stream).poll_flush(context);
+        self.pace.on_flush(flushed.is_ready());
+        flushed
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -342,6 +378,23 @@ mod tests {
             pace.on_bytes();
         }
         assert_eq!(pace.order(), Order::Finish);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_connection_is_flushed_since_nothing_waits_for_the_kernel() {
+        let pace = Keeper::default().add(true, false);
+        let flushed_for = || pace.flushed_since().elapsed().as_secs();
+        time::advance(Duration::from_secs(5)).await;
+        pace.on_flush(true);
+        assert_eq!(flushed_for(), 5);
+        pace.on_flush(false);
+        time::advance(Duration::from_secs(5)).await;
+        assert_eq!(flushed_for(), 0);
+        pace.on_flush(false);
+        pace.on_flush(true);
+        time::advance(Duration::from_secs(5)).await;
+        pace.on_flush(true);
+        assert_eq!(flushed_for(), 5);
     }
 
     #[test]

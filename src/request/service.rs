@@ -28,6 +28,8 @@ use crate::listener::{Accepted, ConnInfo, GreetError, Stream};
 use crate::request::access_log::{AccessLog, Seen};
 use crate::request::body::{Body, BoxError, SharedBody};
 use crate::request::pace::{InFlight, Keeper, Order, Pace, Paced};
+use crate::request::patience;
+use crate::request::patience::NotTaken;
 use crate::request::{
     Admittance, Arrival, Limits, Live, Metrics, Rejection, RouteMetrics, Snapshot, TargetKind, admit,
 };
@@ -110,7 +112,13 @@ async fn serve(shared: Rc<Shared>, worker: Rc<Worker>, stream: Stream, conn: Rc<
     let pace = shared.keeper.watch(&worker, is_http2);
     let io = TokioIo::new(Paced::new(stream, Arc::clone(&pace)));
     let sizes = shared.live.load().rules.sizes();
-    let (serving, executor) = (Rc::clone(&shared), Spawner(Rc::clone(&worker)));
+    let serving = Rc::clone(&shared);
+    let executor = Spawner {
+        worker: Rc::clone(&worker),
+        pace: Arc::clone(&pace),
+        metrics: Arc::clone(&shared.metrics),
+        conn_id: id,
+    };
     let beginning = Arc::clone(&pace);
     let service = service_fn(move |request| {
         let (shared, worker, conn) = (Rc::clone(&serving), Rc::clone(&worker), Rc::clone(&conn));
@@ -213,11 +221,23 @@ async fn run(http: impl Http, pace: &Pace) -> hyper::Result<()> {
 
 /// Runs the tasks of HTTP/2 connections among those of the worker.
 #[derive(Clone)]
-struct Spawner(Rc<Worker>);
+struct Spawner {
+    worker: Rc<Worker>,
+    pace: Arc<Pace>,
+    metrics: Arc<Metrics>,
+    conn_id: u64,
+}
 
 impl<F: Future<Output = ()> + 'static> Executor<F> for Spawner {
     fn execute(&self, task: F) {
-        self.0.spawn(task);
+        let answering = patience::answer(task, Arc::clone(&self.pace));
+        let (metrics, conn_id) = (Arc::clone(&self.metrics), self.conn_id);
+        self.worker.spawn(async move {
+            if let Err(NotTaken) = answering.await {
+                metrics.not_taken.inc();
+                tracing::debug!(conn = conn_id, "an answer is broken off, for its client does not take it");
+            }
+        });
     }
 }
 

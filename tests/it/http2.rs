@@ -7,7 +7,7 @@ use std::time::Duration;
 use bytes::{Buf as _, Bytes};
 use h2::client::SendRequest;
 use h2::ext::Protocol;
-use h2::{RecvStream, SendStream};
+use h2::{Reason, RecvStream, SendStream};
 use http::{Method, Request, StatusCode, Version};
 use rustix::process::Signal;
 use tempfile::TempDir;
@@ -16,6 +16,7 @@ use tokio::time;
 use tokio::time::Instant;
 use tokio_rustls::TlsConnector;
 
+use crate::support::application::{Application, Reply};
 use crate::support::client::{Client, Frame, frame, handshake, parse_frame};
 use crate::support::eventually;
 use crate::support::server::TestServer;
@@ -392,6 +393,39 @@ async fn a_client_that_takes_nothing_is_too_slow_for_its_room() {
     // The connection and its other streams go on.
     assert_eq!(get(&mut send, page("localhost")).await.0, StatusCode::OK);
     drop((talker, slow, send));
+    off_thread(move || server.stop()).await;
+}
+
+#[tokio::test]
+async fn a_client_that_takes_nothing_of_an_answer_loses_it_after_thirty_seconds() {
+    let application = Application::start(|_| Reply::ok(&"x".repeat(1 << 20)));
+    let more = format!(
+        "[upstream.django]\nservers = [\"http://{}\"]\n\
+         [[route]]\nname = \"app\"\npath = '/app'\nhandler = \"proxy\"\nupstream = \"django\"\n",
+        application.address
+    );
+    let (server, client) = start(&more);
+    let mut send = connect(&server, &client).await;
+    let request = Request::get("https://localhost/app").version(Version::HTTP_2).body(()).unwrap();
+    let begun = Instant::now();
+    let (answer, _) = send.send_request(request, true).unwrap();
+    let mut body = time::timeout(TIMEOUT, answer).await.unwrap().unwrap().into_body();
+    let broken = async {
+        loop {
+            if let Err(error) = body.data().await.unwrap() {
+                break error.reason();
+            }
+        }
+    };
+    assert_eq!(time::timeout(Duration::from_secs(45), broken).await.unwrap(), Some(Reason::CANCEL));
+    assert!(Duration::from_secs(30) <= begun.elapsed(), "after {:?}", begun.elapsed());
+    // The application is free for others, as is the connection.
+    assert_eq!(server.metric("anteroom_upstream_inflight_requests{upstream=\"django\"}"), 0.0);
+    assert_eq!(server.metric("anteroom_http_answers_not_taken_total"), 1.0);
+    // What came of it fills the window of the connection as long as it is kept.
+    drop(body);
+    assert_eq!(get(&mut send, page("localhost")).await.0, StatusCode::OK);
+    drop(send);
     off_thread(move || server.stop()).await;
 }
 
