@@ -28,6 +28,9 @@ use crate::websocket::{CloseCode, OpCode};
 /// Timers go off at multiples of this, so that many idle sockets wake the thread seldom.
 const TIMER_STEP: Duration = Duration::from_millis(100);
 
+/// For tasks to come to an end once everything is to be dropped.
+const STOP_TIMEOUT: Duration = Duration::from_millis(500);
+
 /// Entries of sockets that are gone, beyond as many as there are sockets, that the timers may hold.
 const TIMERS_SPARE: usize = 1_024;
 
@@ -139,6 +142,8 @@ impl Worker {
                     }
                     Order::Stop => {
                         self.stop();
+                        // Whoever does not end by itself is dropped.
+                        time::timeout(STOP_TIMEOUT, self.tasks.wait()).await.unwrap_or_default();
                         return;
                     }
                 }
@@ -430,10 +435,15 @@ impl Worker {
         for socket in self.sockets.borrow().values() {
             socket.close(CloseCode::SERVICE_RESTART, "restart", Cause::Shutdown);
             socket.flush();
-            socket.end(Cause::Shutdown, None);
-            // There is no time to wait for what comes of it.
-            let _left = socket.poll_left(&mut Context::from_waker(Waker::noop()), |_| Poll::Ready(()));
+            // What carries a stream of HTTP/2 is other tasks, which need some turns to send its close frame.
+            if socket.transport().is_direct() {
+                socket.end(Cause::Shutdown, None);
+                // There is no time to wait for what comes of it.
+                let _left = socket.poll_left(&mut Context::from_waker(Waker::noop()), |_| Poll::Ready(()));
+            }
         }
+        self.finishing.cancel();
+        self.tasks.close();
     }
 }
 

@@ -372,6 +372,28 @@ async fn sockets_are_drained_like_all_others() {
 }
 
 #[tokio::test]
+async fn a_second_signal_ends_sockets_with_a_close_frame() {
+    let drain = "[server]\nadmin = \"127.0.0.1:0\"\ndrain = { grace = \"1h\", shutdown = \"1h\" }\n";
+    let (mut server, client) = start(drain);
+    let mut send = connect(&server, &client).await;
+    let mut polite = Socket::open(&mut send, "/echo/", &[]).await.unwrap();
+    let mut silent = Socket::open(&mut send, "/echo/", &[]).await.unwrap();
+    server.signal(Signal::TERM);
+    eventually("readiness fails", || server.admin("/readyz").status == 503).await;
+    // Sooner it would count as the first.
+    time::sleep(Duration::from_millis(300)).await;
+    let begun = Instant::now();
+    server.signal(Signal::INT);
+    for socket in [&mut polite, &mut silent] {
+        assert_eq!(socket.next().await, Frame::Close(1012, "restart".to_owned()));
+    }
+    polite.send(0x88, &1012_u16.to_be_bytes());
+    assert_eq!(polite.next().await, Frame::End);
+    assert!(off_thread(move || server.wait_exit()).await.success());
+    assert!(begun.elapsed() < Duration::from_secs(3), "ended after {:?}", begun.elapsed());
+}
+
+#[tokio::test]
 async fn a_client_that_takes_nothing_is_too_slow_for_its_room() {
     let (server, client) = start("");
     let mut send = connect(&server, &client).await;
