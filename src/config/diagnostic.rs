@@ -294,6 +294,8 @@ pub enum Code {
     NoEffect,
     /// W004: a room whose clients are not told what clients say.
     Unheard,
+    /// W005: a folder that is not there.
+    Folder,
 }
 
 impl Code {
@@ -331,13 +333,16 @@ impl Code {
             Self::Unreachable => "W002",
             Self::NoEffect => "W003",
             Self::Unheard => "W004",
+            Self::Folder => "W005",
         }
     }
 
     /// Whether a finding of this kind refuses the file.
     pub fn severity(self) -> Severity {
         match self {
-            Self::UnsafeGroup | Self::Unreachable | Self::NoEffect | Self::Unheard => Severity::Warning,
+            Self::UnsafeGroup | Self::Unreachable | Self::NoEffect | Self::Unheard | Self::Folder => {
+                Severity::Warning
+            }
             _ => Severity::Error,
         }
     }

@@ -63,7 +63,7 @@ pub struct Loaded {
     pub warnings: Diagnostics,
 }
 
-/// Reads the secrets and certificates that a file keeps elsewhere.
+/// Reads the secrets and certificates that a file keeps elsewhere, and looks for the folders that it names.
 pub trait Secrets {
     /// The text of the secret, without a line end after it.
     ///
@@ -71,6 +71,15 @@ pub trait Secrets {
     ///
     /// Why there is none, as half a sentence without anything secret in it, such as "it is not set".
     fn read(&self, source: &SecretSource) -> Result<String, String>;
+
+    /// Whether there is a folder at this path. Who cannot look has nothing to tell.
+    ///
+    /// # Errors
+    ///
+    /// Why there is none, as half a sentence, such as "it does not exist".
+    fn find_folder(&self, _path: &str) -> Result<(), String> {
+        Ok(())
+    }
 }
 
 impl<F: Fn(&SecretSource) -> Result<String, String>> Secrets for F {

@@ -1,5 +1,6 @@
 //! Reading the file, whatever lies under its name.
 
+use std::fs;
 use std::fs::OpenOptions;
 use std::io;
 use std::io::Read as _;
@@ -77,6 +78,15 @@ impl Secrets for FileSecrets {
         };
         Ok(text.trim_end_matches(['\r', '\n']).to_owned())
     }
+
+    fn find_folder(&self, path: &str) -> Result<(), String> {
+        match fs::metadata(self.folder.join(path)) {
+            Ok(found) if found.is_dir() => Ok(()),
+            Ok(_) => Err("it is no folder".to_owned()),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Err("it does not exist".to_owned()),
+            Err(error) => Err(error.to_string()),
+        }
+    }
 }
 
 #[cfg(test)]
@@ -108,5 +118,28 @@ mod tests {
             assert_eq!(read(&path(name)).unwrap_err().to_string(), error, "{name}");
         }
         assert_eq!(read(&path("good")).unwrap(), "version = 1\n");
+    }
+
+    #[test]
+    fn folders_are_looked_for_beside_the_configuration() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = |name: &str| folder.path().join(name);
+        fs::create_dir(path("public")).unwrap();
+        symlink("public", path("link")).unwrap();
+        fs::write(path("routes.toml"), "").unwrap();
+        let secrets = FileSecrets::beside(&path("routes.toml"));
+        let absolute = path("public").display().to_string();
+        let cases = [
+            ("public", Ok(())),
+            ("link", Ok(())),
+            (".", Ok(())),
+            (absolute.as_str(), Ok(())),
+            ("missing", Err("it does not exist")),
+            ("routes.toml", Err("it is no folder")),
+            ("routes.toml/public", Err("Not a directory (os error 20)")),
+        ];
+        for (name, found) in cases {
+            assert_eq!(secrets.find_folder(name), found.map_err(str::to_owned), "{name}");
+        }
     }
 }

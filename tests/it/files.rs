@@ -130,3 +130,21 @@ fn files_are_tried_before_the_application_is_asked() {
     assert_eq!(application.seen().len(), cases.len() - 2);
     server.stop();
 }
+
+#[test]
+fn a_missing_folder_is_told_at_the_start_and_at_a_reload_and_may_come_later() {
+    let folder = tempfile::tempdir().unwrap();
+    let server = start_in(folder, "");
+    server.wait_log(&["warning[W005]: no file is found in `public`: it does not exist"]);
+    assert_eq!(ask(&server, "GET /static/a.txt", "").status, 404);
+    fs::create_dir(server.folder().join("public")).unwrap();
+    fs::write(server.folder().join("public/a.txt"), "here").unwrap();
+    assert_eq!(ask(&server, "GET /static/a.txt", "").body, "here");
+
+    let before = server.log().len();
+    server.write_config(&complete(&ROUTES.replace("\"public\"", "\"other\"")));
+    server.wait_log_after(before, &["the configuration has warnings"]);
+    server.wait_log_after(before, &["warning[W005]: no file is found in `other`: it does not exist"]);
+    server.wait_log_after(before, &["the configuration is in force", "generation=2"]);
+    server.stop();
+}

@@ -46,6 +46,11 @@ impl Compiler<'_> {
             self.push(Diagnostic::new(Code::Empty, root.span.clone(), message).help(help));
             return None;
         }
+        if let Err(why) = self.secrets.find_folder(&root.value) {
+            let message = format!("no file is found in `{}`: {why}", root.value);
+            let help = "make it, while the server runs if you like; a relative path begins at the folder of this file";
+            self.push(Diagnostic::new(Code::Folder, root.span.clone(), message).help(help));
+        }
         let cache_control = match &table.cache_control {
             Some(at) => Some(self.cache_control(at)?),
             None => None,

@@ -4,6 +4,56 @@ use insta::assert_snapshot;
 
 use super::*;
 
+/// A system without any folder.
+struct NoFolders;
+
+impl Secrets for NoFolders {
+    fn read(&self, source: &SecretSource) -> Result<String, String> {
+        secrets(source)
+    }
+
+    fn find_folder(&self, _: &str) -> Result<(), String> {
+        Err("it does not exist".to_owned())
+    }
+}
+
+#[test]
+fn a_folder_that_is_not_there_is_a_warning() {
+    let text = "version = 1
+[upstream.django]
+servers = ['http://127.0.0.1:8001']
+[[route]]
+name = 'static'
+path = '/static/(?P<path>.*)'
+handler = 'static'
+root = 'static'
+[[route]]
+name = 'site'
+path = '/.*'
+handler = 'proxy'
+upstream = 'django'
+try_files = '/srv/public'
+";
+    let loaded = load("routes.toml", text, &NoFolders).unwrap();
+    assert_snapshot!(loaded.warnings.render(false), @r#"
+        warning[W005]: no file is found in `static`: it does not exist
+         --> routes.toml:8:8
+          |
+        8 | root = 'static'
+          |        ^^^^^^^^
+          |
+          = help: make it, while the server runs if you like; a relative path begins at the folder of this file
+
+        warning[W005]: no file is found in `/srv/public`: it does not exist
+          --> routes.toml:14:13
+           |
+        14 | try_files = '/srv/public'
+           |             ^^^^^^^^^^^^^
+           |
+           = help: make it, while the server runs if you like; a relative path begins at the folder of this file
+        "#);
+}
+
 #[test]
 fn files_come_from_a_folder() {
     let in_static = |text: &str| {
