@@ -1,8 +1,8 @@
 //! The rules of the channels of a room's sockets: `direct`, `announce`, and `reply_channel` in `receive`.
 
-use crate::config::compile::{Compiler, Unique, all, items};
+use crate::config::compile::{Compiler, Unique, all, items, value};
 use crate::config::diagnostic::{Code, Diagnostic, Span, nearest, one_of};
-use crate::config::file::{EventTable, RouteTable};
+use crate::config::file::{Backend, EventTable, HandlerWord, LayerTable, RouteTable};
 use crate::config::table::At;
 use crate::handler::{Announce, DIRECT_EVENTS, Deliver};
 
@@ -54,16 +54,37 @@ impl Compiler<'_> {
             self.push(Diagnostic::new(Code::Conflict, at.span.clone(), message).help(help));
             return None;
         }
-        let mut picked = receive.pick.iter().flat_map(|pick| &pick.value);
-        if let Some(picked) = picked.find(|member| member.value == "reply_channel") {
-            let message = "`reply_channel` cannot be set here and picked from what the client sends";
-            let diagnostic = Diagnostic::new(Code::Conflict, picked.span.clone(), message)
-                .with(at.span.clone(), "set here")
-                .help("leave one of the two out");
-            self.push(diagnostic);
-            return None;
-        }
         Some(true)
+    }
+
+    /// Whoever answers on the channel that an event names must be able to rely on it.
+    pub(super) fn picks_no_channel(&self, receive: &EventTable) -> bool {
+        let mut picked = receive.pick.iter().flat_map(|pick| &pick.value);
+        let Some(at) = picked.find(|member| member.value == "reply_channel") else { return true };
+        let message = "a client could choose the channel that it is answered on, which may be anyone's";
+        let help = "write `reply_channel = true` in place of it: then the server names the socket's own";
+        self.push(Diagnostic::new(Code::LayerName, at.span.clone(), message).help(help));
+        false
+    }
+
+    /// Warns of channels that nobody can send to.
+    pub(super) fn has_senders(&self, routes: &[RouteTable], layer: &LayerTable) {
+        // With a wrong backend it is not known who can.
+        let known = layer.backend.is_some() || !layer.keys.iter().any(|key| key.value == "backend");
+        let backend = value(layer.backend.as_ref()).unwrap_or(Backend::Memory);
+        if !known || backend != Backend::Memory {
+            return;
+        }
+        let direct = routes.iter().filter(|table| value(table.handler.as_ref()) == Some(HandlerWord::Room));
+        for at in direct.filter_map(|table| table.direct.as_ref()).filter(|at| !at.value.is_empty()) {
+            let message = "nobody can send to a single socket as long as the layer is in memory";
+            let help = "take a `backend` on Redis in [layer], as Django has it, or leave `direct` out";
+            let diagnostic = Diagnostic::new(Code::NoEffect, at.span.clone(), message).help(help);
+            self.push(match &layer.backend {
+                Some(backend) => diagnostic.with(backend.span.clone(), "in memory"),
+                None => diagnostic,
+            });
+        }
     }
 
     /// Nobody learns the channel of a socket that is in no group.

@@ -34,6 +34,7 @@ pub(super) fn compile(file: &File, text: &str, secrets: &dyn Secrets, findings: 
     let layer = compiler.layer(&file.layer);
     let upstreams = compiler.upstreams(&file.upstreams);
     let routes = compiler.routes(&file.routes, &file.defaults, &file.upstreams);
+    compiler.has_senders(&file.routes, &file.layer);
     Some(Config {
         server: server?,
         listeners: listeners?,

@@ -80,7 +80,7 @@ impl Compiler<'_> {
             Some(kind) => self.event_type(kind),
             None => Some(fallback.kind),
         };
-        let pick = self.pick(&at.value, format, fallback.pick);
+        let pick = self.pick(&at.value, format, fallback.pick).filter(|_| self.picks_no_channel(&at.value));
         let reply_channel = self.reply_channel(table, &at.value)?;
         Some(Receive { kind: kind?, pick: pick?, reply_channel })
     }

@@ -6,7 +6,8 @@ use super::*;
 
 #[test]
 fn the_channel_of_a_socket_takes_known_events_of_a_room_with_a_group() {
-    let room = |keys: &str| in_room(&format!("path = '/'\n{keys}\n"));
+    let layer = "[layer]\nbackend = 'channels_redis.core'\n";
+    let room = |keys: &str| in_room(&format!("path = '/'\n{keys}\n{layer}"));
     let fine = "group = 'a'\nreceive = { reply_channel = true }\n\
         direct = ['websocket.send', 'websocket.close', 'edge.group_add', 'edge.group_discard', 'chat_message']\n\
         announce = { connect = 'chat.joined', disconnect = 'chat.left' }";
@@ -93,16 +94,56 @@ fn the_channel_of_a_socket_takes_known_events_of_a_room_with_a_group() {
           = help: begin with a letter
         "#
     );
-    assert_snapshot!(
-        room("group = 'a'\ndirect = ['websocket.send']\nreceive = { pick = ['a', 'reply_channel'], reply_channel = true }"),
-        @r#"
-        error[E011]: `reply_channel` cannot be set here and picked from what the client sends
-         --> routes.toml:8:26
+}
+
+#[test]
+fn no_client_chooses_the_channel_that_it_is_answered_on() {
+    let room = |keys: &str| in_room(&format!("path = '/'\ngroup = 'a'\n{keys}\n"));
+    assert_eq!(room("deliver = { 'chat.message' = { pick = ['reply_channel'] } }"), "");
+    assert_snapshot!(room("receive = { pick = ['a', 'reply_channel'] }"), @r#"
+        error[E018]: a client could choose the channel that it is answered on, which may be anyone's
+         --> routes.toml:7:26
           |
-        8 | receive = { pick = ['a', 'reply_channel'], reply_channel = true }
-          |                          ^^^^^^^^^^^^^^^                   ---- set here
+        7 | receive = { pick = ['a', 'reply_channel'] }
+          |                          ^^^^^^^^^^^^^^^
           |
-          = help: leave one of the two out
-        "#
-    );
+          = help: write `reply_channel = true` in place of it: then the server names the socket's own
+        "#);
+    assert_snapshot!(room("format = 'text'\nreceive = { pick = ['reply_channel'] }"), @r#"
+        error[E018]: a client could choose the channel that it is answered on, which may be anyone's
+         --> routes.toml:8:21
+          |
+        8 | receive = { pick = ['reply_channel'] }
+          |                     ^^^^^^^^^^^^^^^
+          |
+          = help: write `reply_channel = true` in place of it: then the server names the socket's own
+        "#);
+}
+
+#[test]
+fn a_channel_that_nobody_can_send_to_is_a_warning() {
+    let room =
+        |layer: &str| in_room(&format!("path = '/'\ngroup = 'a'\ndirect = ['websocket.send']\n{layer}"));
+    assert_eq!(room("[layer]\nbackend = 'channels_redis.pubsub'\n"), "");
+    assert_snapshot!(room(""), @r#"
+        warning[W003]: nobody can send to a single socket as long as the layer is in memory
+         --> routes.toml:7:10
+          |
+        7 | direct = ['websocket.send']
+          |          ^^^^^^^^^^^^^^^^^^
+          |
+          = help: take a `backend` on Redis in [layer], as Django has it, or leave `direct` out
+        "#);
+    assert_snapshot!(room("[layer]\nbackend = 'memory'\n"), @r#"
+        warning[W003]: nobody can send to a single socket as long as the layer is in memory
+         --> routes.toml:7:10
+          |
+        7 | direct = ['websocket.send']
+          |          ^^^^^^^^^^^^^^^^^^
+        8 | [layer]
+        9 | backend = 'memory'
+          |           -------- in memory
+          |
+          = help: take a `backend` on Redis in [layer], as Django has it, or leave `direct` out
+        "#);
 }
