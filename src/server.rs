@@ -184,11 +184,11 @@ pub async fn run(start: Start) -> Result<(), StartError> {
     // Everything is bound before anything runs, so that a taken port stops the start and nothing else.
     let admin = bind_admin(config.server.admin, file.is_none()).await?;
     let mut handed = HandedOver::from_env();
-    let (mut listeners, mut stores) = (Vec::new(), Vec::new());
+    let (mut listeners, mut tls) = (Vec::new(), Vec::new());
     for listener in &config.listeners {
-        let (settings, store) = listener_settings(listener, &metrics.listeners)?;
+        let settings = listener_settings(listener, &metrics.listeners)?;
         let handles = metrics.listeners.listener(&listener.name, settings.tls.is_some());
-        stores.extend(store);
+        tls.extend(settings.tls.clone());
         listeners.push(Listener::bind(settings, &mut handed, handles)?);
     }
 
@@ -262,7 +262,7 @@ pub async fn run(start: Start) -> Result<(), StartError> {
                 running,
                 Arc::clone(&live),
                 assembly.clone(),
-                stores,
+                tls,
                 metrics.reload,
                 apply_log,
             );
@@ -438,20 +438,20 @@ impl Workers {
     }
 }
 
-/// What a listener is, and its certificates, if it speaks TLS.
 fn listener_settings(
     config: &ListenerConfig,
     metrics: &listener::Metrics,
-) -> Result<(listener::Settings, Option<Arc<CertificateStore>>), StartError> {
+) -> Result<listener::Settings, StartError> {
     let name: Arc<str> = config.name.as_str().into();
-    let (mut tls, mut store) = (None, None);
-    if !config.tls.is_empty() {
-        let store = store.insert(CertificateStore::new(Arc::clone(&name), config.tls.clone(), metrics));
-        let made = Tls::new(Arc::clone(store), config.http2, config.client_auth.as_ref());
-        tls = Some(made.map_err(|source| StartError::Tls { listener: config.name.clone(), source })?);
-    }
+    let tls = if config.tls.is_empty() {
+        None
+    } else {
+        let certificates = CertificateStore::new(Arc::clone(&name), config.tls.clone(), metrics);
+        let tls = Tls::new(certificates, config.http2, config.client_auth.clone());
+        Some(tls.map_err(|source| StartError::Tls { listener: config.name.clone(), source })?)
+    };
     let (address, mode, proxy_protocol) = (config.address.clone(), config.mode, config.proxy_protocol);
-    Ok((listener::Settings { name, address, mode, proxy_protocol, tls }, store))
+    Ok(listener::Settings { name, address, mode, proxy_protocol, tls })
 }
 
 /// What listeners ask the snapshot about each connection.

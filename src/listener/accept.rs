@@ -48,7 +48,7 @@ pub struct Settings {
     /// Whether it takes PROXY headers.
     pub proxy_protocol: ProxyProtocol,
     /// With TLS; `None` for connections in clear.
-    pub tls: Option<Tls>,
+    pub tls: Option<Arc<Tls>>,
 }
 
 /// How many connections there may be. Both are live settings.

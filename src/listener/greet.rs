@@ -23,7 +23,7 @@ const LOOK_BYTES: usize = 256;
 #[derive(Debug)]
 pub(super) struct Greeter {
     pub(super) proxy_protocol: ProxyProtocol,
-    pub(super) tls: Option<Tls>,
+    pub(super) tls: Option<Arc<Tls>>,
     pub(super) policy: Arc<Policy>,
     pub(super) metrics: ListenerMetrics,
 }

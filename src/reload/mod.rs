@@ -25,7 +25,7 @@ use tracing_subscriber::fmt::time::{FormatTime as _, SystemTime};
 
 use crate::config;
 use crate::config::{Code, Config, Diagnostics, ListenerConfig, LogConfig};
-use crate::listener::{Certificate, CertificateStore};
+use crate::listener::Tls;
 use crate::reload::certificates::Certificates;
 use crate::reload::watch::Watch;
 use crate::request::{Live, Snapshot};
@@ -92,9 +92,9 @@ impl Running {
     }
 }
 
-/// What of a listener takes a restart: all but which certificates it has.
+/// What of a listener takes a restart: all but which certificates it has, and whose it asks clients for.
 fn fixed(listener: &ListenerConfig) -> (ListenerConfig, bool) {
-    (ListenerConfig { tls: Vec::new(), ..listener.clone() }, !listener.tls.is_empty())
+    (ListenerConfig { tls: Vec::new(), client_auth: None, ..listener.clone() }, !listener.tls.is_empty())
 }
 
 /// What became of the last reload, for the admin page.
@@ -114,12 +114,12 @@ pub struct Last {
     pub certificates: Vec<CertificateProblem>,
 }
 
-/// Files of a certificate that cannot be used.
+/// Files of a certificate, or of the authorities for clients, that cannot be used.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CertificateProblem {
     /// The name of the listener.
     pub listener: String,
-    /// The file of the certificate, as it is configured.
+    /// The file of the certificate or of the authorities, as it is configured.
     pub cert: String,
     /// Why they cannot be used.
     pub error: String,
@@ -150,8 +150,8 @@ struct Table {
     pending: Pending,
     /// What it asks for that takes a restart.
     asked: Running,
-    /// The certificates of each listener.
-    certificates: Vec<(String, Vec<Certificate>)>,
+    /// Whose certificates are to be in force.
+    listeners: Vec<ListenerConfig>,
     log: LogConfig,
     routes: usize,
     warnings: Option<String>,
@@ -173,8 +173,8 @@ impl fmt::Debug for Reloader {
 }
 
 impl Reloader {
-    /// A reloader for a file whose content, with this digest, is in force already, and for the certificates in
-    /// these stores.
+    /// A reloader for a file whose content, with this digest, is in force already, and for the certificates of
+    /// these listeners.
     #[expect(clippy::too_many_arguments, reason = "each is a part of the server that it acts on")]
     pub fn new(
         path: PathBuf,
@@ -182,11 +182,11 @@ impl Reloader {
         running: Running,
         live: Arc<Live>,
         assembly: Assembly,
-        stores: Vec<Arc<CertificateStore>>,
+        tls: Vec<Arc<Tls>>,
         metrics: Metrics,
         apply_log: Box<dyn Fn(LogConfig) + Send>,
     ) -> Self {
-        let certificates = Certificates::new(stores, &path);
+        let certificates = Certificates::new(tls, &path);
         let status = Arc::default();
         Self {
             path,
@@ -300,7 +300,7 @@ impl Reloader {
     }
 
     fn apply(&mut self, table: Table, digest: String) {
-        let Table { snapshot, pending: on_its_way, asked, certificates, log, routes, warnings } = table;
+        let Table { snapshot, pending: on_its_way, asked, listeners, log, routes, warnings } = table;
         let file = self.path.display().to_string();
         if let Some(warnings) = warnings {
             tracing::warn!(file, "the configuration has warnings\n{warnings}");
@@ -310,7 +310,7 @@ impl Reloader {
         self.metrics.applied(&snapshot, routes, !pending.is_empty());
         self.live.replace(snapshot);
         drop(on_its_way);
-        for _ in 0..self.certificates.replace(certificates) {
+        for _ in 0..self.certificates.replace(listeners) {
             self.metrics.certificate_reloaded(true);
         }
         self.waits_for_others = false;
@@ -398,10 +398,10 @@ fn load(
     let warnings = (!loaded.warnings.is_empty()).then(|| loaded.warnings.render(false));
     let config = loaded.config;
     let (asked, log, routes) = (Running::of(&config), config.server.log, config.routes.len());
-    let certificates = config.listeners.iter().map(|one| (one.name.clone(), one.tls.clone())).collect();
+    let listeners = config.listeners.clone();
     match assembly.snapshot(config, generation, &digest) {
         Ok((snapshot, pending)) => {
-            Ok(Some((Table { snapshot, pending, asked, certificates, log, routes, warnings }, digest)))
+            Ok(Some((Table { snapshot, pending, asked, listeners, log, routes, warnings }, digest)))
         }
         Err(error) => Err((Unusable::Unbuilt(error.to_string()), digest)),
     }

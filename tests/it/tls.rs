@@ -11,7 +11,7 @@ use rustls::{HandshakeKind, ProtocolVersion};
 
 use crate::support::client::{Client, Frame, dial, exchange, handshake, read_head};
 use crate::support::server::{TestServer, complete};
-use crate::support::tls::{Authority, Issued, TlsStream};
+use crate::support::tls::{Authority, Issued, TlsClient, TlsStream};
 use crate::support::wait_until;
 
 const ROUTES: &str = r#"
@@ -179,42 +179,104 @@ fn half_handshakes_end_after_ten_seconds_and_hold_up_no_stop() {
     assert!(started_at.elapsed().unwrap().as_secs() < 5);
 }
 
+/// A server whose listener asks clients for certificates of this authority, in `ca.pem`, with more keys.
+fn start_asking(certificate: &Issued, authority: &Authority, more: &str) -> TestServer {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("routes.toml");
+    certificate.write(folder.path(), "a");
+    fs::write(folder.path().join("ca.pem"), &authority.cert).unwrap();
+    fs::write(&path, complete(&asking(more))).unwrap();
+    TestServer::start_at(folder, &path, &[])
+}
+
+fn asking(more: &str) -> String {
+    listener(&format!("{}\nclient_ca = \"ca.pem\"\n{more}", tls(&["a"]))) + ROUTES
+}
+
+/// Whether a client gets an answer. With TLS 1.3 a refusal comes in its place.
+fn is_let_in(server: &TestServer, client: &TlsClient) -> bool {
+    let Ok(mut stream) = client.connect(server.address(), "localhost") else { return false };
+    let mut answer = Vec::new();
+    stream.write_all(GET.as_bytes()).is_ok()
+        && stream.read_to_end(&mut answer).is_ok()
+        && answer.starts_with(b"HTTP/1.1 404")
+}
+
 #[test]
 fn a_client_certificate_is_required_or_requested() {
     let authority = Authority::new();
-    let robot = authority.issue_client("robot");
+    let robot = authority.client_as(&authority.issue_client("robot"));
+    let stranger = authority.client_as(&Authority::new().issue_client("robot"));
     let issued = authority.issue(&["localhost"]);
-    let status = |server: &TestServer, client: crate::support::tls::TlsClient| {
-        // With TLS 1.3 the refusal comes in place of the answer.
-        let mut stream = client.connect(server.address(), "localhost").ok()?;
-        stream.write_all(GET.as_bytes()).ok()?;
-        let mut answer = Vec::new();
-        let read = stream.read_to_end(&mut answer);
-        (read.is_ok() && answer.starts_with(b"HTTP/1.1 404")).then_some(404)
-    };
-    let with = |more: &str| {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("routes.toml");
-        issued.write(folder.path(), "a");
-        fs::write(folder.path().join("ca.pem"), &authority.cert).unwrap();
-        let keys = format!("{}\nclient_ca = \"ca.pem\"\n{more}", tls(&["a"]));
-        fs::write(&path, complete(&(listener(&keys) + ROUTES))).unwrap();
-        TestServer::start_at(folder, &path, &[])
-    };
-    let stranger = Authority::new().issue_client("robot");
-    let required = with("");
-    assert_eq!(status(&required, authority.client_as(&robot)), Some(404));
-    assert_eq!(status(&required, authority.client()), None);
-    assert_eq!(status(&required, authority.client_as(&stranger)), None);
+    let required = start_asking(&issued, &authority, "");
+    assert!(is_let_in(&required, &robot));
+    assert!(!is_let_in(&required, &authority.client()));
+    assert!(!is_let_in(&required, &stranger));
     wait_until("both refusals are counted", || handshakes(&required, "client_cert") == 2.0);
     required.stop();
-    let requested = with("client_auth = \"request\"");
-    assert_eq!(status(&requested, authority.client()), Some(404));
+    let requested = start_asking(&issued, &authority, "client_auth = \"request\"");
+    assert!(is_let_in(&requested, &authority.client()));
     assert!(!requested.log().contains("certificate="));
-    assert_eq!(status(&requested, authority.client_as(&robot)), Some(404));
+    assert!(is_let_in(&requested, &robot));
     requested.wait_log(&["refused", "certificate=\"CN=robot\""]);
-    assert_eq!(status(&requested, authority.client_as(&stranger)), None);
+    assert!(!is_let_in(&requested, &stranger));
     requested.stop();
+}
+
+#[test]
+fn authorities_that_change_decide_on_new_clients_and_open_sockets_stay() {
+    let (authority, other) = (Authority::new(), Authority::new());
+    let robot = authority.client_as(&authority.issue_client("robot"));
+    let newcomer = authority.client_as(&other.issue_client("newcomer"));
+    let server = start_asking(&authority.issue(&["localhost"]), &authority, "");
+    let path = server.folder().join("ca.pem");
+    let stream = robot.connect(server.address(), "localhost").unwrap();
+    let mut open = Client::handshake_over(stream, &handshake("/echo/", &[])).unwrap();
+    assert!(is_let_in(&server, &robot));
+    assert!(!is_let_in(&server, &newcomer));
+
+    let len = server.log().len();
+    fs::write(&path, "-----BEGIN CERTIFICATE-----\n").unwrap();
+    server.wait_log_after(len, &["ERROR", "`ca.pem`", "the last one stays in force"]);
+    server.wait_metric("anteroom_tls_certificate_reloads_total{result=\"error\"}", 1.0);
+    assert!(server.admin("/config").body.contains("ca.pem"));
+    assert!(is_let_in(&server, &robot));
+    assert!(!is_let_in(&server, &newcomer));
+
+    fs::write(&path, &other.cert).unwrap();
+    server.wait_log_after(len, &["INFO", "the certificate has changed and is in force", "ca.pem"]);
+    wait_until("nothing is wrong", || server.admin("/config").body.contains("\"certificate_errors\": []"));
+    assert!(is_let_in(&server, &newcomer));
+    // It has sessions of before, which must not let it in.
+    assert!(!is_let_in(&server, &robot));
+    assert_eq!(server.metric("anteroom_tls_certificate_reloads_total{result=\"ok\"}"), 1.0);
+    assert_eq!(server.metric("anteroom_config_generation"), 1.0);
+    open.send_text("still here");
+    assert_eq!(open.next(), Frame::Text("still here".to_owned()));
+    open.close(1000);
+    server.stop();
+}
+
+#[test]
+fn whether_clients_show_certificates_is_live() {
+    let authority = Authority::new();
+    let server = start(&[("a", &authority.issue(&["localhost"]))], "");
+    let (anyone, robot) = (authority.client(), authority.client_as(&authority.issue_client("robot")));
+    assert!(is_let_in(&server, &anyone));
+    fs::write(server.folder().join("ca.pem"), &authority.cert).unwrap();
+    let mut generation = 1.0;
+    let mut lets_in = |config: &str| {
+        server.write_config(config);
+        generation += 1.0;
+        server.wait_metric("anteroom_config_generation", generation);
+        assert_eq!(server.metric("anteroom_config_restart_pending"), 0.0);
+        (is_let_in(&server, &anyone), is_let_in(&server, &robot))
+    };
+    assert_eq!(lets_in(&asking("")), (false, true));
+    assert_eq!(lets_in(&asking("client_auth = \"request\"")), (true, true));
+    assert_eq!(lets_in(&asking("client_auth = \"require\"")), (false, true));
+    assert_eq!(lets_in(&(listener(&tls(&["a"])) + ROUTES)), (true, true));
+    server.stop();
 }
 
 #[test]

@@ -172,7 +172,17 @@ impl ClientAuth {
             roots.add(certificate).map_err(|error| InvalidCertificate::Certificate(error.to_string()))?;
         }
         let (ca, roots) = (ca.to_owned(), Arc::new(roots));
-        Ok(Self { ca, required, digest: Sha256::digest(pem.as_bytes()).into(), roots })
+        Ok(Self { ca, required, digest: Self::digest_of(pem), roots })
+    }
+
+    /// Tells two texts apart.
+    pub fn digest_of(pem: &str) -> [u8; 32] {
+        Sha256::digest(pem.as_bytes()).into()
+    }
+
+    /// The digest of the text that they were read from.
+    pub fn digest(&self) -> [u8; 32] {
+        self.digest
     }
 }
 

@@ -14,7 +14,8 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use rustls::crypto::{CryptoProvider, aws_lc_rs};
+use arc_swap::ArcSwap;
+use rustls::crypto::aws_lc_rs;
 use rustls::server::{NoClientAuth, ServerSessionMemoryCache, WebPkiClientVerifier};
 use rustls::{InvalidMessage, ServerConfig, ServerConnection};
 use thiserror::Error;
@@ -37,9 +38,18 @@ const HTTP_1: &[u8] = b"http/1.1";
 const IN_CLEAR: &[u8] = b"HTTP/1.1 400 Bad Request\r\nContent-Type: text/plain; charset=utf-8\r\n\
     Content-Length: 34\r\nConnection: close\r\n\r\nbad_request: this port speaks TLS\n";
 
-/// The side of the server in the handshakes of one listener.
-#[derive(Clone)]
-pub struct Tls(Arc<ServerConfig>);
+/// The side of the server in the handshakes of one listener. What it shows and asks for changes while it runs, for
+/// handshakes from then on; connections that are open stay as they are.
+pub struct Tls {
+    certificates: Arc<CertificateStore>,
+    http2: bool,
+    in_force: ArcSwap<InForce>,
+}
+
+struct InForce {
+    config: Arc<ServerConfig>,
+    client_auth: Option<ClientAuth>,
+}
 
 impl Tls {
     /// Shows the certificates of the store, and asks clients for theirs as `client_auth` says.
@@ -48,31 +58,34 @@ impl Tls {
     ///
     /// The authorities for clients are not usable, or there is no randomness to be had.
     pub fn new(
-        store: Arc<CertificateStore>,
+        certificates: Arc<CertificateStore>,
         http2: bool,
-        client_auth: Option<&ClientAuth>,
-    ) -> Result<Self, TlsError> {
-        let provider = provider();
-        let clients = match client_auth {
-            None => Arc::new(NoClientAuth),
-            Some(auth) => {
-                let roots = Arc::clone(&auth.roots);
-                let clients = WebPkiClientVerifier::builder_with_provider(roots, Arc::clone(&provider));
-                let clients = if auth.required { clients } else { clients.allow_unauthenticated() };
-                clients.build().map_err(|error| TlsError(error.to_string()))?
-            }
-        };
-        let mut config = ServerConfig::builder_with_provider(provider)
-            .with_safe_default_protocol_versions()?
-            .with_client_cert_verifier(clients)
-            .with_cert_resolver(store);
-        // Sessions outlive the certificates: these keys are the listener's, not the store's.
-        config.ticketer = aws_lc_rs::Ticketer::new()?;
-        config.session_storage = ServerSessionMemoryCache::new(SESSIONS);
-        config.ignore_client_order = true;
-        config.alpn_protocols =
-            if http2 { vec![HTTP_2, HTTP_1] } else { vec![HTTP_1] }.into_iter().map(<[u8]>::to_vec).collect();
-        Ok(Self(Arc::new(config)))
+        client_auth: Option<ClientAuth>,
+    ) -> Result<Arc<Self>, TlsError> {
+        let config = config(Arc::clone(&certificates), http2, client_auth.as_ref())?;
+        let in_force = ArcSwap::from_pointee(InForce { config, client_auth });
+        Ok(Arc::new(Self { certificates, http2, in_force }))
+    }
+
+    /// The certificates that are shown.
+    pub fn certificates(&self) -> &CertificateStore {
+        &self.certificates
+    }
+
+    /// Whose certificates clients show, if they are to show any.
+    pub fn client_auth(&self) -> Option<ClientAuth> {
+        self.in_force.load().client_auth.clone()
+    }
+
+    /// Asks clients for other certificates. No session of before is resumed: its client is not asked again.
+    ///
+    /// # Errors
+    ///
+    /// As of [`Tls::new`]; then all stays as it is.
+    pub fn replace_client_auth(&self, client_auth: Option<ClientAuth>) -> Result<(), TlsError> {
+        let config = config(Arc::clone(&self.certificates), self.http2, client_auth.as_ref())?;
+        self.in_force.store(Arc::new(InForce { config, client_auth }));
+        Ok(())
     }
 
     /// Takes a connection through the handshake, which has 10 s. Counts what comes of it.
@@ -109,14 +122,46 @@ impl Tls {
             tokio::io::AsyncReadExt::read(&mut stream, &mut request).await?;
             return Err(HandshakeError::InClear);
         }
-        Ok(TlsAcceptor::from(Arc::clone(&self.0)).accept(stream).await?)
+        let config = Arc::clone(&self.in_force.load().config);
+        Ok(TlsAcceptor::from(config).accept(stream).await?)
     }
 }
 
 impl fmt::Debug for Tls {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Tls").field("alpn", &self.0.alpn_protocols.len()).finish_non_exhaustive()
+        f.debug_struct("Tls")
+            .field("certificates", &self.certificates)
+            .field("http2", &self.http2)
+            .finish_non_exhaustive()
     }
+}
+
+fn config(
+    certificates: Arc<CertificateStore>,
+    http2: bool,
+    client_auth: Option<&ClientAuth>,
+) -> Result<Arc<ServerConfig>, TlsError> {
+    let provider = Arc::new(aws_lc_rs::default_provider());
+    let clients = match client_auth {
+        None => Arc::new(NoClientAuth),
+        Some(auth) => {
+            let roots = Arc::clone(&auth.roots);
+            let clients = WebPkiClientVerifier::builder_with_provider(roots, Arc::clone(&provider));
+            let clients = if auth.required { clients } else { clients.allow_unauthenticated() };
+            clients.build().map_err(|error| TlsError(error.to_string()))?
+        }
+    };
+    let mut config = ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()?
+        .with_client_cert_verifier(clients)
+        .with_cert_resolver(certificates);
+    // Sessions outlive the certificates: these keys are the listener's, not the store's.
+    config.ticketer = aws_lc_rs::Ticketer::new()?;
+    config.session_storage = ServerSessionMemoryCache::new(SESSIONS);
+    config.ignore_client_order = true;
+    config.alpn_protocols =
+        if http2 { vec![HTTP_2, HTTP_1] } else { vec![HTTP_1] }.into_iter().map(<[u8]>::to_vec).collect();
+    Ok(Arc::new(config))
 }
 
 /// Why a listener cannot speak TLS.
@@ -213,10 +258,6 @@ impl HandshakeError {
             Some(_) => Outcome::Protocol,
         }
     }
-}
-
-fn provider() -> Arc<CryptoProvider> {
-    Arc::new(aws_lc_rs::default_provider())
 }
 
 fn info(connection: &ServerConnection) -> TlsInfo {
