@@ -34,6 +34,7 @@ use crate::channel_layer::contract::{
 };
 use crate::channel_layer::direct::{
     a_channel_that_nobody_here_gave_is_counted_and_nothing_more,
+    a_socket_and_its_group_hear_one_sender_in_its_order,
     what_is_sent_to_the_channel_of_a_socket_reaches_that_one_in_order,
 };
 use crate::channel_layer::inboxes::ask;
@@ -48,6 +49,8 @@ const SENDER: Ticket = Ticket { worker: WorkerId(0), socket: 7 };
 struct Recorder {
     deliveries: Mutex<Vec<(GroupName, Arc<Message>)>>,
     directs: Mutex<Vec<Direct>>,
+    /// The numbers of both, in the order in which they came.
+    heard: Mutex<Vec<i64>>,
     refusals: Mutex<Vec<(Ticket, Refusal)>>,
 }
 
@@ -70,10 +73,12 @@ impl Recorder {
 
 impl Inbox for Recorder {
     fn deliver(&self, delivery: Delivery) {
+        self.heard.lock().unwrap().push(number_of(&delivery.message));
         self.deliveries.lock().unwrap().push((delivery.group, delivery.message));
     }
 
     fn direct(&self, direct: Direct) {
+        self.heard.lock().unwrap().push(number_of(&direct.message));
         self.directs.lock().unwrap().push(direct);
     }
 
@@ -304,6 +309,7 @@ contract! {
     every_value_arrives_as_it_was_sent
     a_worker_may_come_and_go_at_once
     what_is_sent_to_the_channel_of_a_socket_reaches_that_one_in_order
+    a_socket_and_its_group_hear_one_sender_in_its_order
     a_channel_that_nobody_here_gave_is_counted_and_nothing_more
     health_says_up_and_names_the_backend
     a_message_to_a_group_without_members_is_fine_and_counted

@@ -64,6 +64,33 @@ pub(super) async fn what_is_sent_to_the_channel_of_a_socket_reaches_that_one_in_
     node.stop().await;
 }
 
+/// In memory both are calls, with core both go through the inbox of the node, with pub/sub over its one connection.
+/// With sharded pub/sub a group is with the master that has it and sockets are not, so each goes its own way.
+pub(super) async fn a_socket_and_its_group_hear_one_sender_in_its_order(backend: &Backend) {
+    const ROUNDS: i64 = 100;
+    let node = backend.node().await;
+    node.layer.open_channels();
+    let room = group("room");
+    node.join(1, &room).await;
+    eventually("the channels are open", || node.layer.health().up).await;
+    let channel = node.layer.channel(socket(1, 7), Some(&room));
+    for number in 0..ROUNDS {
+        node.send(&room, 2 * number).unwrap();
+        node.layer.send(&channel, message(2 * number + 1), SENDER).unwrap();
+    }
+    let heard = || node.workers[1].heard.lock().unwrap().clone();
+    let all: Vec<_> = (0..2 * ROUNDS).collect();
+    eventually("all have come", || all.len() <= heard().len()).await;
+    if matches!(backend, Backend::Sharded(_)) {
+        let (to_group, to_socket): (Vec<_>, Vec<_>) = heard().into_iter().partition(|number| number % 2 == 0);
+        assert!(to_group.is_sorted() && to_socket.is_sorted(), "{to_group:?} {to_socket:?}");
+    } else {
+        assert_eq!(heard(), all);
+    }
+    assert!(node.workers.iter().all(|worker| worker.refusals().is_empty()));
+    node.stop().await;
+}
+
 pub(super) async fn a_channel_that_nobody_here_gave_is_counted_and_nothing_more(backend: &Backend) {
     let node = backend.node().await;
     node.layer.open_channels();
