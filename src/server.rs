@@ -18,9 +18,9 @@ use prometheus::{IntGauge, IntGaugeVec, Opts, Registry};
 use thiserror::Error;
 use tokio::net::TcpListener;
 use tokio::runtime;
+use tokio::runtime::LocalOptions;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::oneshot;
-use tokio::task::LocalSet;
 use tokio::time;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -48,6 +48,9 @@ const DRAIN_MARGIN: Duration = Duration::from_secs(6);
 const STOP_TIMEOUT: Duration = Duration::from_secs(2);
 /// Signals so shortly after the first are the same wish: timeout(1), for one, signals its child and the group.
 const SAME_WISH: Duration = Duration::from_millis(200);
+/// Tasks that a worker runs before it looks again at what has come in. Each look is a call of the system, and what was
+/// said since the last one leaves in one write for each socket.
+const TASKS_A_LOOK: u32 = 256;
 /// Descriptors kept for what is not a connection of a client: Redis, the reload, the admin listener.
 const DESCRIPTORS_SPARE: usize = 128;
 
@@ -220,7 +223,7 @@ pub async fn run(start: Start) -> Result<(), StartError> {
         let (ending, ended) = oneshot::channel();
         let guard = parts.guard(format!("worker {at}"), &draining);
         let service_parts = (Arc::clone(&live), Arc::clone(&limits), Arc::clone(&metrics.requests));
-        spawn_worker(WorkerId(at), layer.clone(), Arc::clone(inbox), service_parts, guard, ending)?;
+        spawn_worker(WorkerId(at), layer.clone(), Arc::clone(inbox), service_parts, guard, ending).await?;
         workers.ended.push(ended);
     }
     parts.tasks.spawn(layer_task.run(stop.clone(), parts.failed.clone()));
@@ -481,7 +484,8 @@ async fn bind_admin(address: SocketAddr, built_in: bool) -> Result<TcpListener, 
     bound.map_err(|source| StartError::Admin { address, source })
 }
 
-fn spawn_worker(
+/// Starts a worker on a thread of its own. Its runtime never leaves that thread, so it begins there.
+async fn spawn_worker(
     id: WorkerId,
     layer: ChannelLayer,
     inbox: Arc<WorkerInbox>,
@@ -489,12 +493,19 @@ fn spawn_worker(
     guard: Guard,
     ending: oneshot::Sender<()>,
 ) -> io::Result<()> {
-    let runtime = runtime::Builder::new_current_thread().enable_all().build()?;
+    let (begun, beginning) = oneshot::channel();
     let body = move || {
         // Of this function, so that it is dropped last, and by a panic too.
         let _guard = guard;
-        let local = LocalSet::new();
-        local.block_on(&runtime, async move {
+        let mut builder = runtime::Builder::new_current_thread();
+        builder.enable_all().event_interval(TASKS_A_LOOK);
+        let runtime = match builder.build_local(LocalOptions::default()) {
+            Ok(runtime) => runtime,
+            Err(error) => return begun.send(Err(error)).unwrap_or_default(),
+        };
+        // Whoever started it waits for this.
+        begun.send(Ok(())).unwrap_or_default();
+        runtime.block_on(async move {
             let worker: Rc<Worker> = Worker::new(id, layer, inbox);
             let work = Service::new(live, limits, metrics);
             let running = tokio::task::spawn_local(worker.run(work));
@@ -503,12 +514,11 @@ fn spawn_worker(
             }
         });
         // What is still open ends with the tasks.
-        drop(local);
         drop(runtime);
         ending.send(()).unwrap_or_default();
     };
     thread::Builder::new().name(format!("worker-{}", id.0)).spawn(body)?;
-    Ok(())
+    beginning.await.map_err(io::Error::other)?
 }
 
 /// As many as processor affinity and cgroup allow, unless the configuration says otherwise.

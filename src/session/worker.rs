@@ -109,7 +109,7 @@ impl Worker {
 
     /// Works until told to stop, or drained.
     ///
-    /// Must run as a task of a `LocalSet`: it then takes its turn after the tasks that are ready already,
+    /// Must run as a task of a `LocalRuntime`: it then takes its turn after the tasks that are ready already,
     /// which is what gathers the messages of a turn into one write per socket.
     pub async fn run<W: Work>(self: Rc<Self>, work: W) {
         let mut orders = Vec::new();

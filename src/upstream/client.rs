@@ -29,7 +29,7 @@ use crate::upstream::{AnswerBody, BoxError, Tunnel, UpstreamError, forward};
 /// The most servers that one request goes to.
 const SERVERS_TRIED_MAX: usize = 3;
 
-/// The connections of one worker. It lives within a `LocalSet`.
+/// The connections of one worker. It lives within a `LocalRuntime`.
 #[derive(Default)]
 pub struct Client {
     /// Idle ones by server, the latest last.

@@ -14,6 +14,7 @@ mod outgoing;
 mod conn;
 mod body;
 mod client;
+mod strand;
 mod tunnel;
 mod health;
 mod registry;

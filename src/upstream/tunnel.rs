@@ -15,6 +15,7 @@ use tokio::time::Instant;
 
 use crate::upstream::UpstreamStream;
 use crate::upstream::server::Flight;
+use crate::upstream::strand::Strand;
 
 /// What is read at once. Only what the other side does not take is kept by a tunnel, so an idle one has no buffer.
 const CHUNK: usize = 16 << 10;
@@ -130,35 +131,40 @@ pub async fn tunnel(
     let mut stop = pin!(stop);
     let mut silence = pin!(time::sleep(silence_max));
     let mut moved_at = Instant::now();
+    let mut strands = None;
     let cause = poll_fn(|context| {
+        let [upwards, downwards, ends] =
+            strands.get_or_insert_with(|| [(); 3].map(|()| Strand::new(context.waker())));
         let before = (up.bytes, down.bytes);
-        let upwards = up.poll(context, &mut client, &mut server);
-        let downwards = down.poll(context, &mut server, &mut client);
+        let upwards = upwards.poll(|context| up.poll(context, &mut client, &mut server));
+        let downwards = downwards.poll(|context| down.poll(context, &mut server, &mut client));
         match (upwards, downwards) {
-            (Poll::Ready(Ok(())), Poll::Ready(Ok(()))) => return Poll::Ready(Cause::Closed),
             (Poll::Ready(Err(Failed::Reader)), _) | (_, Poll::Ready(Err(Failed::Writer))) => {
                 return Poll::Ready(Cause::ClientLost);
             }
             (Poll::Ready(Err(Failed::Writer)), _) | (_, Poll::Ready(Err(Failed::Reader))) => {
                 return Poll::Ready(Cause::ServerLost);
             }
+            _ if up.shut && down.shut => return Poll::Ready(Cause::Closed),
             _ => (),
         }
         if before != (up.bytes, down.bytes) {
             moved_at = Instant::now();
         }
-        if stop.as_mut().poll(context).is_ready() {
-            return Poll::Ready(Cause::Stopped);
-        }
-        // Moving the timer at each message would cost more than to look once more when it fires.
-        while silence.as_mut().poll(context).is_ready() {
-            let until = moved_at + silence_max;
-            if until <= Instant::now() {
-                return Poll::Ready(Cause::Idle);
+        ends.poll(|context| {
+            if stop.as_mut().poll(context).is_ready() {
+                return Poll::Ready(Cause::Stopped);
             }
-            silence.as_mut().reset(until);
-        }
-        Poll::Pending
+            // Moving the timer at each message would cost more than to look once more when it fires.
+            while silence.as_mut().poll(context).is_ready() {
+                let until = moved_at + silence_max;
+                if until <= Instant::now() {
+                    return Poll::Ready(Cause::Idle);
+                }
+                silence.as_mut().reset(until);
+            }
+            Poll::Pending
+        })
     })
     .await;
     // Either side may be gone already.
