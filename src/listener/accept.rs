@@ -22,8 +22,9 @@ use crate::listener::{
 /// First and longest pause after an error of `accept`.
 const PAUSE_MIN: Duration = Duration::from_millis(10);
 const PAUSE_MAX: Duration = Duration::from_secs(1);
-/// What was sent may stay unacknowledged, or a peer's window closed, for so long.
-const UNACKNOWLEDGED_MAX: Duration = Duration::from_secs(30);
+/// What the kernel holds of what the peer has no window for yet, in bytes. More would say nothing of the peer: with
+/// megabytes in the kernel, one that reads slowly gives no sign for minutes.
+const NOT_SENT_MAX: u32 = 128 << 10;
 
 /// Numbers all connections of the process.
 static LAST_ID: AtomicU64 = AtomicU64::new(0);
@@ -137,8 +138,8 @@ impl Listener {
     /// What comes beyond the limits of the `policy` is closed at once. An error of `accept` (no descriptor left,
     /// most likely) is waited out, longer each time.
     ///
-    /// A TCP connection ends when what was sent on it has waited 30 s for its peer, dead or not reading. Rule:
-    /// `TCP_USER_TIMEOUT` in tcp(7).
+    /// How long a peer may take nothing is for who serves it: the time of the kernel (`TCP_USER_TIMEOUT`) also runs
+    /// out for one that reads slowly, as long as its window has no room for all that is next.
     ///
     /// # Errors
     ///
@@ -226,8 +227,7 @@ fn prepare(stream: NetStream) -> io::Result<StdStream> {
         NetStream::Tcp(stream) => {
             // What leaves in one write is a whole batch already; nothing is won by waiting for more.
             stream.set_nodelay(true)?;
-            // Nothing else ends a connection whose peer does not read the answer to a request.
-            SockRef::from(&stream).set_tcp_user_timeout(Some(UNACKNOWLEDGED_MAX))?;
+            SockRef::from(&stream).set_tcp_notsent_lowat(NOT_SENT_MAX)?;
             stream.into_std().map(StdStream::Tcp)
         }
         NetStream::Unix(stream) => stream.into_std().map(StdStream::Unix),
@@ -255,7 +255,7 @@ mod tests {
     use crate::listener::Metrics;
 
     #[tokio::test]
-    async fn what_is_accepted_waits_neither_to_send_nor_for_ever_for_its_peer() {
+    async fn what_is_accepted_is_sent_at_once_or_waits_here() {
         let metrics = Metrics::register(&Registry::new()).unwrap().listener("public", false);
         let settings = Settings {
             name: "public".into(),
@@ -277,6 +277,7 @@ mod tests {
         };
         let StdStream::Tcp(stream) = stream else { panic!("{stream:?}") };
         assert!(stream.nodelay().unwrap());
-        assert_eq!(SockRef::from(&stream).tcp_user_timeout().unwrap(), Some(UNACKNOWLEDGED_MAX));
+        assert_eq!(SockRef::from(&stream).tcp_notsent_lowat().unwrap(), NOT_SENT_MAX);
+        assert_eq!(SockRef::from(&stream).tcp_user_timeout().unwrap(), None);
     }
 }

@@ -5,6 +5,7 @@ use std::io::{IoSlice, Write as _};
 use std::net::Shutdown;
 use std::pin::Pin;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use rustix::net::RecvFlags;
 use socket2::SockRef;
@@ -175,6 +176,20 @@ pub enum Stream<T = TlsStream<NetStream>> {
     Plain(NetStream),
     /// Through TLS, which is much the larger of the two.
     Tls(Box<T>),
+}
+
+impl Stream {
+    /// Has the peer see a reset instead of an end, where there are resets.
+    pub fn reset_at_end(&self) {
+        let stream = match self {
+            Self::Plain(stream) => stream,
+            Self::Tls(stream) => stream.get_ref().0,
+        };
+        if let NetStream::Tcp(stream) = stream {
+            // A stream that does not take it is gone already.
+            SockRef::from(stream).set_linger(Some(Duration::ZERO)).unwrap_or_default();
+        }
+    }
 }
 
 impl<T: AsyncRead + Unpin> AsyncRead for Stream<T> {

@@ -2,15 +2,19 @@
 
 use std::cell::RefCell;
 use std::fmt;
+use std::future::poll_fn;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http_body::{Frame, SizeHint};
+use http::Version;
+use http_body::{Body as _, Frame, SizeHint};
 use http_body_util::{Empty, Full};
 use hyper::body::Incoming;
+use tokio::task::spawn_local;
+use tokio::time;
 use tokio::time::{Instant, Sleep, sleep_until};
 
 use crate::files::FileBody;
@@ -20,6 +24,8 @@ use crate::upstream::AnswerBody;
 
 /// What a client may keep us waiting for its body, in all.
 const WAIT_MAX: Duration = Duration::from_secs(30);
+/// For the rest of a body that is not wanted.
+const LINGER_TIMEOUT: Duration = Duration::from_secs(2);
 /// For so many bytes that came it may keep us waiting a second more.
 const BYTES_A_SECOND_MIN: u64 = 1 << 10;
 
@@ -36,6 +42,8 @@ pub(super) struct Body {
     request: Option<SharedBody>,
     /// Over HTTP/2, for a client that does not take it.
     offer: Option<Rc<Offer>>,
+    /// Whether a client may take the end of the connection for that of the answer.
+    ends_with_connection: bool,
 }
 
 /// The body of a request, for who reads it and for who answers.
@@ -50,11 +58,33 @@ enum Kind {
 }
 
 impl Body {
-    pub(super) fn hold(&mut self, in_flight: InFlight, request: SharedBody) {
+    pub(super) fn hold(&mut self, in_flight: InFlight, request: SharedBody, version: Version) {
         self.in_flight = Some(in_flight);
         self.request = Some(request);
         self.offer = Offer::of_task();
+        self.ends_with_connection = version == Version::HTTP_10;
     }
+
+    /// The answer is over; the request may not be.
+    fn end(&mut self) {
+        let is_left =
+            |request: &mut SharedBody| Rc::strong_count(request) == 1 && !request.borrow().is_end_stream();
+        if let Some(rest) = self.request.take_if(is_left) {
+            spawn_local(linger(rest));
+        }
+    }
+}
+
+/// Takes what a client still sends of a body that nobody wants: many read no answer before they have sent all, and
+/// would lose it to the end of the connection.
+pub(super) async fn linger(body: SharedBody) {
+    let rest = async {
+        while let Some(Ok(_)) = poll_fn(|context| Pin::new(&mut *body.borrow_mut()).poll_frame(context)).await
+        {
+        }
+    };
+    // Whoever takes longer has had its chance.
+    time::timeout(LINGER_TIMEOUT, rest).await.unwrap_or_default();
 }
 
 impl Default for Body {
@@ -65,7 +95,7 @@ impl Default for Body {
 
 impl From<Kind> for Body {
     fn from(kind: Kind) -> Self {
-        Self { kind, in_flight: None, request: None, offer: None }
+        Self { kind, in_flight: None, request: None, offer: None, ends_with_connection: false }
     }
 }
 
@@ -109,6 +139,15 @@ impl http_body::Body for Body {
         };
         if let Some(offer) = &self.offer {
             offer.asked(polled.is_ready());
+        }
+        if polled.is_ready() && self.is_end_stream() {
+            self.end();
+        }
+        if let (Kind::Upstream(body), true, Some(in_flight)) =
+            (&self.kind, self.ends_with_connection, &self.in_flight)
+            && body.has_failed()
+        {
+            in_flight.break_off();
         }
         polled
     }
@@ -224,10 +263,8 @@ impl<B> fmt::Debug for RequestBody<B> {
 mod tests {
     use std::collections::VecDeque;
 
-    use http_body_util::BodyExt as _;
-    use tokio::time;
-
     use super::*;
+    use http_body_util::BodyExt as _;
 
     /// Pieces, each after a pause; `None` for one that breaks the body.
     struct Paced(VecDeque<(Duration, Option<usize>)>, Option<Pin<Box<Sleep>>>);

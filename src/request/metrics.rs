@@ -22,7 +22,7 @@ pub struct Metrics {
     handshake_durations: HistogramVec,
     requests: IntCounterVec,
     request_durations: HistogramVec,
-    /// Answers over HTTP/2 that their clients did not take.
+    /// Answers over HTTP/2, and connections, whose clients took nothing.
     pub(super) not_taken: IntCounter,
     /// Of what no route took.
     none: Arc<RouteMetrics>,
@@ -98,7 +98,7 @@ impl Metrics {
         )?;
         let not_taken = IntCounter::new(
             "anteroom_http_answers_not_taken_total",
-            "Answers over HTTP/2 broken off because their clients took nothing of them for 30 s",
+            "Broken off because the client took nothing: answers over HTTP/2 after 30 s, connections after 60 s",
         )?;
         registry.register(Box::new(not_taken.clone()))?;
         let none =

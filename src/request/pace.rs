@@ -28,6 +28,8 @@ const HEAD_BEATS: u64 = 10;
 const IDLE_BEATS: u64 = 75;
 /// An idle connection that is to end has this long to take the last bytes.
 const GOODBYE_BEATS: u64 = 5;
+/// A client may take nothing of what waits for it for so long, be it dead or not reading.
+const STALL_BEATS: u64 = 60;
 
 /// What a connection is at: waiting for a request, reading one, or answering some.
 ///
@@ -47,8 +49,12 @@ pub(super) struct Pace {
     opened_at: Instant,
     /// Whether the kernel has no room for what is to be sent.
     full: AtomicBool,
-    /// Since when it is so, in milliseconds after the connection was opened.
+    /// Since when it is so or not, in milliseconds after the connection was opened.
     flushed_ms: AtomicU64,
+    /// When the kernel last had room, while it has not enough.
+    moved: AtomicU64,
+    /// Whether its end must not look like one that was meant.
+    broken_off: AtomicBool,
     /// An [`Order`].
     order: AtomicU8,
     task: OnceLock<Waker>,
@@ -82,6 +88,12 @@ impl Pace {
         self.late
     }
 
+    /// Whether the client has taken nothing for too long.
+    pub(super) fn has_stalled(&self) -> bool {
+        let stalled = self.beats.load(Ordering::Relaxed) - self.moved.load(Ordering::Relaxed);
+        self.full.load(Ordering::Relaxed) && STALL_BEATS < stalled
+    }
+
     /// Ready when there is a stricter order than the one that is known. To be polled by one task only.
     pub(super) fn poll_order(&self, known: Order, context: &Context<'_>) -> Poll<Order> {
         self.task.get_or_init(|| context.waker().clone());
@@ -107,6 +119,9 @@ impl Pace {
 
     /// What is due at this beat.
     fn due(&self) -> Order {
+        if self.full.load(Ordering::Relaxed) {
+            return if self.has_stalled() { Order::End } else { Order::Serve };
+        }
         let waited = self.beats.load(Ordering::Relaxed) - self.since.load(Ordering::Relaxed);
         let (reading, finishing) = (self.reading.load(Ordering::Relaxed), self.order() != Order::Serve);
         match self.in_flight.load(Ordering::Relaxed) {
@@ -134,17 +149,38 @@ impl Pace {
         self.opened_at + Duration::from_millis(self.flushed_ms.load(Ordering::Relaxed))
     }
 
+    /// The kernel was given something to send, and has taken some of it or nothing.
+    fn on_write(&self, taken: bool) {
+        if !taken {
+            self.on_flush(false);
+        } else if self.full.load(Ordering::Relaxed) {
+            self.moved.store(self.beats.load(Ordering::Relaxed), Ordering::Relaxed);
+        }
+    }
+
     /// What was to be sent is with the kernel, or some of it has to wait.
     pub(super) fn on_flush(&self, flushed: bool) {
         if self.full.load(Ordering::Relaxed) == flushed {
             self.full.store(!flushed, Ordering::Relaxed);
+            self.moved.store(self.beats.load(Ordering::Relaxed), Ordering::Relaxed);
             let now = u64::try_from(self.opened_at.elapsed().as_millis()).unwrap_or(u64::MAX);
             self.flushed_ms.store(now, Ordering::Relaxed);
+            // A client that takes its answer is not idle.
+            if !self.reading.load(Ordering::Relaxed) {
+                self.begin_waiting();
+            }
         }
     }
 
     fn begin_waiting(&self) {
         self.since.store(self.beats.load(Ordering::Relaxed), Ordering::Relaxed);
+    }
+}
+
+impl InFlight {
+    /// The connection ends next, with an answer that is not whole, and its client is to know.
+    pub(super) fn break_off(&self) {
+        self.0.broken_off.store(true, Ordering::Relaxed);
     }
 }
 
@@ -189,6 +225,8 @@ impl Keeper {
             opened_at: Instant::now(),
             full: AtomicBool::new(false),
             flushed_ms: AtomicU64::new(0),
+            moved: AtomicU64::new(0),
+            broken_off: AtomicBool::new(false),
             order: AtomicU8::new(Order::Serve as u8),
             task: OnceLock::new(),
         });
@@ -278,9 +316,7 @@ impl AsyncWrite for Paced {
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
         let written = Pin::new(&mut self.stream).poll_write(context, bytes);
-        if written.is_pending() {
-            self.pace.on_flush(false);
-        }
+        self.pace.on_write(written.is_ready());
         written
     }
 
@@ -290,9 +326,7 @@ impl AsyncWrite for Paced {
         pieces: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let written = Pin::new(&mut self.stream).poll_write_vectored(context, pieces);
-        if written.is_pending() {
-            self.pace.on_flush(false);
-        }
+        self.pace.on_write(written.is_ready());
         written
     }
 
@@ -303,6 +337,9 @@ impl AsyncWrite for Paced {
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         let flushed = Pin::new(&mut self.stream).poll_flush(context);
         self.pace.on_flush(flushed.is_ready());
+        if self.pace.broken_off.load(Ordering::Relaxed) {
+            self.stream.reset_at_end();
+        }
         flushed
     }
 
@@ -362,6 +399,37 @@ mod tests {
         let keeper = Keeper::default();
         let pace = keeper.add(false, false);
         beat(&keeper, HEAD_BEATS);
+        assert_eq!(pace.order(), Order::Serve);
+        beat(&keeper, 1);
+        assert_eq!(pace.order(), Order::End);
+    }
+
+    #[test]
+    fn a_client_that_takes_nothing_has_a_minute() {
+        let keeper = Keeper::default();
+        let pace = keeper.add(false, false);
+        let answering = pace.begin();
+        pace.on_write(false);
+        for _ in 0..5 {
+            beat(&keeper, STALL_BEATS);
+            assert_eq!(pace.order(), Order::Serve);
+            // However little it takes, it lives.
+            pace.on_write(true);
+            pace.on_write(false);
+        }
+        // The rest may take long after the last piece was handed over.
+        drop(answering);
+        beat(&keeper, STALL_BEATS);
+        pace.on_write(true);
+        beat(&keeper, STALL_BEATS);
+        pace.on_write(true);
+        pace.on_flush(true);
+        beat(&keeper, IDLE_BEATS);
+        assert_eq!(pace.order(), Order::Serve);
+
+        let _answering = pace.begin();
+        pace.on_flush(false);
+        beat(&keeper, STALL_BEATS);
         assert_eq!(pace.order(), Order::Serve);
         beat(&keeper, 1);
         assert_eq!(pace.order(), Order::End);

@@ -1,8 +1,8 @@
 //! For how long an answer over HTTP/2 waits for its client.
 //!
-//! Over HTTP/1.1 the kernel ends a connection whose client takes nothing. Over HTTP/2 a connection may be as lively as
-//! any while one stream of it stands still, for the client opens no window for more: its answer would wait for ever,
-//! and with it the connection to the application.
+//! A connection whose client takes nothing ends by its `Pace`. Over HTTP/2 it may be as lively as any while one stream
+//! of it stands still, for the client opens no window for more: its answer would wait for ever, and with it the
+//! connection to the application.
 
 use std::cell::Cell;
 use std::future::poll_fn;
@@ -16,7 +16,7 @@ use tokio::time::{Instant, Sleep, sleep_until};
 
 use crate::request::pace::Pace;
 
-/// A piece of an answer may wait for so long. What was sent on a connection may, too (`TCP_USER_TIMEOUT`).
+/// A piece of an answer may wait for so long.
 const WAIT_MAX: Duration = Duration::from_secs(30);
 
 tokio::task_local! {

@@ -26,7 +26,7 @@ use crate::files::{Files, Found};
 use crate::handler::Respond;
 use crate::listener::{Accepted, ConnInfo, GreetError, Stream};
 use crate::request::access_log::{AccessLog, Seen};
-use crate::request::body::{Body, BoxError, SharedBody};
+use crate::request::body::{Body, BoxError, SharedBody, linger};
 use crate::request::pace::{InFlight, Keeper, Order, Pace, Paced};
 use crate::request::patience;
 use crate::request::patience::NotTaken;
@@ -38,8 +38,6 @@ use crate::session::{Admission, Profile, Transport, Work, Worker};
 use crate::upstream;
 use crate::websocket::Handshake;
 
-/// For the rest of a body that is not wanted.
-const LINGER_TIMEOUT: Duration = Duration::from_secs(2);
 /// Headers that hyper reads without an allocation of its own.
 const HEADERS_INLINE_MAX: usize = 100;
 /// Requests and sockets at once on one connection of HTTP/2.
@@ -153,6 +151,10 @@ async fn serve(shared: Rc<Shared>, worker: Rc<Worker>, stream: Stream, conn: Rc<
         }
         run(builder.serve_connection(io, service).with_upgrades(), &pace).await
     };
+    if pace.has_stalled() {
+        shared.metrics.not_taken.inc();
+        tracing::debug!(conn = id, "the connection is broken off, for its client takes nothing");
+    }
     let Err(error) = served else { return };
     // A head that hyper refused by itself never was a request, but it was answered.
     let answered = if error.is_parse_too_large() {
@@ -268,21 +270,9 @@ async fn answer(
     }
     // If not, a socket has it.
     if let Some(in_flight) = visit.in_flight.take() {
-        answer.body_mut().hold(in_flight, Rc::clone(&visit.body));
+        answer.body_mut().hold(in_flight, Rc::clone(&visit.body), head.version);
     }
     answer
-}
-
-/// Takes what a client still sends of a body that nobody wants: many read no answer before they have sent all, and
-/// would lose it to the end of the connection.
-async fn linger(body: SharedBody) {
-    let rest = async {
-        while let Some(Ok(_)) = poll_fn(|context| Pin::new(&mut *body.borrow_mut()).poll_frame(context)).await
-        {
-        }
-    };
-    // Whoever takes longer has had its chance.
-    time::timeout(LINGER_TIMEOUT, rest).await.unwrap_or_default();
 }
 
 /// One request on its way to an answer.

@@ -1,13 +1,15 @@
 //! Passing requests on: what the application must have seen, and what becomes of its answers.
 
-use std::io::{Read as _, Write as _};
+use std::io::{ErrorKind, Read as _, Write as _};
 use std::net::{Shutdown, TcpListener};
+use std::thread;
 use std::time::Duration;
 
 use tokio::time::Instant;
 
 use crate::support::application::{Application, Reply, Seen};
-use crate::support::client::{Client, dial, exchange, frame, handshake, read_head, request};
+use crate::support::client::{Client, dial, dial_narrow, exchange, frame, handshake, read_head, request};
+use crate::support::pause;
 use crate::support::server::TestServer;
 
 /// Everything is passed on, and a proxy at 127.0.0.1 is believed only where a test says so.
@@ -371,6 +373,55 @@ fn a_truncated_answer_never_looks_complete() {
     let chunks = raw("/chunks");
     assert!(chunks.contains("half") && !chunks.ends_with("0\r\n\r\n"), "{chunks}");
     assert!(raw("/whole").ends_with("0\r\n\r\n"));
+    // To a client of HTTP/1.0 the end of the connection is that of the answer, so it is no end but a reset.
+    let old = |path: &str| {
+        let mut stream = dial(server.address());
+        stream.write_all(format!("GET {path} HTTP/1.0\r\nHost: localhost\r\n\r\n").as_bytes()).unwrap();
+        let mut answer = Vec::new();
+        stream.read_to_end(&mut answer).map_err(|error| error.kind())
+    };
+    assert_eq!(old("/chunks"), Err(ErrorKind::ConnectionReset));
+    assert!(old("/whole").is_ok());
+    server.stop();
+}
+
+#[test]
+fn an_answer_that_comes_before_the_upload_ends_is_not_lost_with_it() {
+    let application = TcpListener::bind("127.0.0.1:0").unwrap();
+    let server = TestServer::start(&format!(
+        "[upstream.django]\nservers = [\"http://{}\"]\n\
+         [[route]]\nname = \"site\"\npath = '/.*'\nhandler = \"proxy\"\nupstream = \"django\"\n",
+        application.local_addr().unwrap()
+    ));
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            let (mut stream, _) = application.accept().unwrap();
+            assert_ne!(stream.read(&mut [0; 1 << 10]).unwrap(), 0);
+            // In two pieces, so that it has not ended when its head is passed on; of the body nothing is read.
+            stream.write_all(b"HTTP/1.1 403 Forbidden\r\nContent-Length: 4\r\n\r\nno").unwrap();
+            pause(Duration::from_millis(200));
+            stream.write_all(b"no").unwrap();
+        });
+        let mut stream = dial(server.address());
+        let piece = vec![b'x'; 64 << 10];
+        let head =
+            format!("POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: {}\r\n\r\n", 10 * piece.len());
+        stream.write_all(head.as_bytes()).unwrap();
+        for _ in 0..10 {
+            stream.write_all(&piece).unwrap();
+            pause(Duration::from_millis(80));
+        }
+        let (answer, body) = read_head(&mut stream);
+        assert_eq!(answer.status, 403);
+        let mut body = body;
+        while body.len() < 4 {
+            let mut more = [0; 4];
+            let len = stream.read(&mut more).unwrap();
+            assert_ne!(len, 0, "it ends after {body:?}");
+            body.extend(&more[..len]);
+        }
+        assert_eq!(body, b"nono");
+    });
     server.stop();
 }
 
@@ -656,6 +707,41 @@ fn clients_that_read_slowly_cost_little_and_keep_nobody_waiting() {
     assert!(grown < 20.0 * 1024.0 * 1024.0, "{grown} bytes are held");
     drop(slow);
     server.wait_metric("anteroom_upstream_inflight_requests{upstream=\"django\"}", 0.0);
+    server.stop();
+}
+
+#[test]
+fn a_client_that_reads_slowly_gets_all_and_one_that_reads_nothing_is_given_up() {
+    const LEN: usize = 4 << 20;
+    let large = [format!("HTTP/1.1 200 OK\r\nContent-Length: {LEN}\r\n\r\n").into_bytes(), vec![b'x'; LEN]];
+    let large = large.concat();
+    let (_application, server) = start(move |_| Reply::Last(large.clone()));
+    let [mut slow, mut silent] = [(); 2].map(|()| {
+        let mut stream = dial_narrow(server.address());
+        stream.write_all(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n").unwrap();
+        stream
+    });
+    let begun = Instant::now();
+    let (answer, body) = read_head(&mut slow);
+    assert_eq!(answer.status, 200);
+    // Longer than a kernel by itself might wait for a window that never has room for all that is next.
+    let mut received = body.len();
+    let mut piece = [0; 4 << 10];
+    while server.metric("anteroom_http_answers_not_taken_total") == 0.0 {
+        assert!(begun.elapsed() < Duration::from_secs(90), "it waits for ever");
+        received += slow.read(&mut piece).unwrap();
+        pause(Duration::from_millis(200));
+    }
+    assert!(Duration::from_mins(1) <= begun.elapsed(), "after {:?}", begun.elapsed());
+    assert_eq!(server.metric("anteroom_http_answers_not_taken_total"), 1.0);
+    let mut lost = Vec::new();
+    silent.read_to_end(&mut lost).unwrap_or_default();
+    assert!(lost.len() < LEN, "it had all");
+    while received < LEN {
+        received += slow.read(&mut piece).unwrap();
+    }
+    assert_eq!(server.metric("anteroom_upstream_inflight_requests{upstream=\"django\"}"), 0.0);
+    drop(slow);
     server.stop();
 }
 
