@@ -1,12 +1,13 @@
 //! How long a client may take for its next request.
 
 use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
 use std::io;
 use std::io::IoSlice;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, OnceLock, Weak};
+use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
@@ -198,23 +199,38 @@ impl Drop for InFlight {
 pub(super) struct Keeper {
     /// Looks so far.
     beats: Arc<AtomicU64>,
-    paces: RefCell<Vec<Weak<Pace>>>,
+    /// Those of its connections, by their numbers.
+    paces: RefCell<BTreeMap<u64, Arc<Pace>>>,
     /// Whether a task does it. An idle worker has nothing to do.
     running: Cell<bool>,
 }
 
+/// A connection that is looked after until this is dropped.
+#[derive(Debug)]
+pub(super) struct Watched {
+    keeper: Rc<Keeper>,
+    id: u64,
+    pub(super) pace: Arc<Pace>,
+}
+
+impl Drop for Watched {
+    fn drop(&mut self) {
+        self.keeper.paces.borrow_mut().remove(&self.id);
+    }
+}
+
 impl Keeper {
-    /// A connection whose first request is awaited.
-    pub(super) fn watch(self: &Rc<Self>, worker: &Worker, http2: bool) -> Arc<Pace> {
-        let pace = self.add(http2, worker.draining().is_cancelled());
+    /// A connection, by its number, whose first request is awaited.
+    pub(super) fn watch(self: &Rc<Self>, worker: &Worker, id: u64, http2: bool) -> Watched {
+        let pace = self.add(id, http2, worker.draining().is_cancelled());
         if !self.running.replace(true) {
             let keeper = Rc::clone(self);
             spawn_local(keeper.run(worker.draining().clone(), worker.finishing().clone()));
         }
-        pace
+        Watched { keeper: Rc::clone(self), id, pace }
     }
 
-    pub(super) fn add(&self, http2: bool, late: bool) -> Arc<Pace> {
+    pub(super) fn add(&self, id: u64, http2: bool, late: bool) -> Arc<Pace> {
         let pace = Arc::new(Pace {
             http2,
             late,
@@ -230,7 +246,7 @@ impl Keeper {
             order: AtomicU8::new(Order::Serve as u8),
             task: OnceLock::new(),
         });
-        self.paces.borrow_mut().push(Arc::downgrade(&pace));
+        self.paces.borrow_mut().insert(id, Arc::clone(&pace));
         pace
     }
 
@@ -254,8 +270,7 @@ impl Keeper {
 
     /// What is being answered still is; a connection between two requests ends.
     fn finish(&self, which: impl Fn(&Pace) -> bool) {
-        let paces = self.paces.borrow();
-        for pace in paces.iter().filter_map(Weak::upgrade).filter(|pace| which(pace)) {
+        for pace in self.paces.borrow().values().filter(|pace| which(pace)) {
             pace.tell(Order::Finish);
         }
     }
@@ -263,15 +278,9 @@ impl Keeper {
     /// Looks at all connections; tells whether there are any.
     fn beat(&self) -> bool {
         self.beats.fetch_add(1, Ordering::Relaxed);
-        let mut paces = self.paces.borrow_mut();
-        paces.retain(|pace| {
-            let Some(pace) = pace.upgrade() else { return false };
+        let paces = self.paces.borrow();
+        for pace in paces.values() {
             pace.tell(pace.due());
-            true
-        });
-        // A burst of connections need not be remembered for ever.
-        if paces.len() < paces.capacity() / 4 {
-            paces.shrink_to_fit();
         }
         !paces.is_empty()
     }
@@ -361,7 +370,7 @@ mod tests {
     #[test]
     fn a_request_head_has_ten_seconds_and_a_quiet_connection_more() {
         let keeper = Keeper::default();
-        let pace = keeper.add(false, false);
+        let pace = keeper.add(1, false, false);
         let answering = pace.begin();
         beat(&keeper, 3_600);
         assert_eq!(pace.order(), Order::Serve);
@@ -382,7 +391,7 @@ mod tests {
     #[test]
     fn a_connection_that_asks_for_nothing_ends_after_a_goodbye() {
         let keeper = Keeper::default();
-        let pace = keeper.add(false, false);
+        let pace = keeper.add(1, false, false);
         drop(pace.begin());
         beat(&keeper, IDLE_BEATS);
         assert_eq!(pace.order(), Order::Serve);
@@ -397,7 +406,7 @@ mod tests {
     #[test]
     fn a_first_head_is_awaited_for_ten_seconds() {
         let keeper = Keeper::default();
-        let pace = keeper.add(false, false);
+        let pace = keeper.add(1, false, false);
         beat(&keeper, HEAD_BEATS);
         assert_eq!(pace.order(), Order::Serve);
         beat(&keeper, 1);
@@ -407,7 +416,7 @@ mod tests {
     #[test]
     fn a_client_that_takes_nothing_has_a_minute() {
         let keeper = Keeper::default();
-        let pace = keeper.add(false, false);
+        let pace = keeper.add(1, false, false);
         let answering = pace.begin();
         pace.on_write(false);
         for _ in 0..5 {
@@ -438,7 +447,7 @@ mod tests {
     #[test]
     fn pings_keep_no_connection_of_http_2() {
         let keeper = Keeper::default();
-        let pace = keeper.add(true, false);
+        let pace = keeper.add(1, true, false);
         drop(pace.begin());
         for _ in 0..=IDLE_BEATS {
             assert_eq!(pace.order(), Order::Serve);
@@ -450,7 +459,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_connection_is_flushed_since_nothing_waits_for_the_kernel() {
-        let pace = Keeper::default().add(true, false);
+        let pace = Keeper::default().add(1, true, false);
         let flushed_for = || pace.flushed_since().elapsed().as_secs();
         time::advance(Duration::from_secs(5)).await;
         pace.on_flush(true);
@@ -468,7 +477,7 @@ mod tests {
     #[test]
     fn a_connection_that_came_late_is_answered_first() {
         let keeper = Keeper::default();
-        let (early, late) = (keeper.add(false, false), keeper.add(false, true));
+        let (early, late) = (keeper.add(1, false, false), keeper.add(2, false, true));
         keeper.finish(|pace| !pace.late);
         assert_eq!((early.order(), late.order()), (Order::Finish, Order::Serve));
         keeper.finish(|_| true);
@@ -477,11 +486,11 @@ mod tests {
 
     #[test]
     fn a_connection_is_forgotten_with_its_end_and_then_nothing_is_to_do() {
-        let keeper = Keeper::default();
-        let paces: Vec<_> = (0..100).map(|_| keeper.add(false, false)).collect();
+        let keeper = Rc::<Keeper>::default();
+        let watch = |id| Watched { keeper: Rc::clone(&keeper), id, pace: keeper.add(id, false, false) };
+        let watched = [watch(1), watch(2)];
         assert!(keeper.beat());
-        drop(paces);
+        drop(watched);
         assert!(!keeper.beat());
-        assert_eq!(keeper.paces.borrow().capacity(), 0);
     }
 }

@@ -107,17 +107,18 @@ impl Work for Service {
 async fn serve(shared: Rc<Shared>, worker: Rc<Worker>, stream: Stream, conn: Rc<ConnInfo>) {
     let is_http2 = conn.tls.as_ref().is_some_and(|tls| tls.http2);
     let (id, peer) = (conn.id, conn.peer);
-    let pace = shared.keeper.watch(&worker, is_http2);
-    let io = TokioIo::new(Paced::new(stream, Arc::clone(&pace)));
+    let watched = shared.keeper.watch(&worker, id, is_http2);
+    let pace = &watched.pace;
+    let io = TokioIo::new(Paced::new(stream, Arc::clone(pace)));
     let sizes = shared.live.load().rules.sizes();
     let serving = Rc::clone(&shared);
     let executor = Spawner {
         worker: Rc::clone(&worker),
-        pace: Arc::clone(&pace),
+        pace: Arc::clone(pace),
         metrics: Arc::clone(&shared.metrics),
         conn_id: id,
     };
-    let beginning = Arc::clone(&pace);
+    let beginning = Arc::clone(pace);
     let service = service_fn(move |request| {
         let (shared, worker, conn) = (Rc::clone(&serving), Rc::clone(&worker), Rc::clone(&conn));
         let in_flight = beginning.begin();
@@ -136,7 +137,7 @@ async fn serve(shared: Rc<Shared>, worker: Rc<Worker>, stream: Stream, conn: Rc<
             .keep_alive_timeout(PING_TIMEOUT)
             .serve_connection(io, service);
         // Each connection has room for the largest of these; this one is larger by far.
-        Box::pin(run(http, &pace)).await
+        Box::pin(run(http, pace)).await
     } else {
         let mut builder = http1::Builder::new();
         builder
@@ -149,7 +150,7 @@ async fn serve(shared: Rc<Shared>, worker: Rc<Worker>, stream: Stream, conn: Rc<
         if HEADERS_INLINE_MAX < sizes.headers_max {
             builder.max_headers(sizes.headers_max);
         }
-        run(builder.serve_connection(io, service).with_upgrades(), &pace).await
+        run(builder.serve_connection(io, service).with_upgrades(), pace).await
     };
     if pace.has_stalled() {
         shared.metrics.not_taken.inc();
