@@ -426,7 +426,13 @@ impl Visit<'_> {
         websocket: bool,
     ) -> Answer {
         self.count_refusal(metrics, client, rejection, websocket);
-        refusal(rejection)
+        let mut answer = refusal(rejection);
+        // Somebody in between may have read it otherwise, and so taken its body, or what is behind it, for something
+        // else. HTTP/2 has frames, and no such header.
+        if answer.status() == StatusCode::BAD_REQUEST && self.head.version != Version::HTTP_2 {
+            answer.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+        }
+        answer
     }
 
     /// Counts and logs a refusal that is answered elsewhere.

@@ -249,6 +249,26 @@ fn every_request_has_one_reading() {
 }
 
 #[test]
+fn nothing_behind_a_bad_request_is_answered() {
+    let (application, server) = start(|_| Reply::ok("answer"));
+    for Case { sent, .. } in CASES.iter().filter(|case| case.status == 400) {
+        let behind = "GET /behind HTTP/1.1\nHost: localhost\n\n";
+        let wire = [&sent.replace("{}", ""), behind].concat().replace('\n', "\r\n");
+        let mut stream = dial(server.address());
+        stream.write_all(wire.as_bytes()).unwrap();
+        let mut answers = String::new();
+        stream.read_to_string(&mut answers).unwrap();
+        assert!(
+            answers.starts_with("HTTP/1.1 400 ") || answers.starts_with("HTTP/1.0 400 "),
+            "{sent}\n{answers}"
+        );
+        assert_eq!(answers.matches("HTTP/1.").count(), 1, "{sent}\n{answers}");
+        assert_eq!(application.take().len(), 0, "{sent}");
+    }
+    server.stop();
+}
+
+#[test]
 fn a_body_that_says_two_lengths_is_passed_on_with_one_and_its_connection_ends() {
     let (application, server) = start(|_| Reply::ok("answer"));
     let mut stream = dial(server.address());
