@@ -18,6 +18,9 @@ use crate::route::{Pattern, PatternError, Table};
 use crate::scope::{ClientAddr, Scope};
 use crate::websocket::{Handshake, HandshakeError, handshake, select_subprotocol};
 
+/// The longest method. Those that are registered have up to 17 letters (`UPDATEREDIRECTREF`).
+const METHOD_BYTES_MAX: usize = 32;
+
 /// Decides on a request. Pure: no clock, no socket, no lock.
 ///
 /// # Errors
@@ -32,7 +35,8 @@ pub fn admit<'a, T>(
     let client = forwarded.client;
     let refused = |rejection| Refused { rejection, route: None, client };
     rules.sizes.check(head).map_err(refused)?;
-    check_target(head, arrival).map_err(refused)?;
+    check_method(head, arrival).map_err(refused)?;
+    check_target(head).map_err(refused)?;
     let host = find_host(head, arrival, &forwarded).map_err(refused)?;
     rules.check_host(&host).map_err(refused)?;
     let path = decode_path(head.uri.path()).map_err(refused)?;
@@ -314,11 +318,18 @@ fn check_body(head: &Parts, body_bytes_max: Option<u64>) -> Result<(), Rejection
     }
 }
 
-/// Lets through a path, and a URL of the web; also refuses a body that could be read in two ways.
-fn check_target(head: &Parts, arrival: &Arrival<'_>) -> Result<(), Rejection> {
+fn check_method(head: &Parts, arrival: &Arrival<'_>) -> Result<(), Rejection> {
+    if METHOD_BYTES_MAX < head.method.as_str().len() {
+        return Err(BadRequest::Method(METHOD_BYTES_MAX).into());
+    }
     if head.method == Method::CONNECT && !arrival.is_extended_connect(head) {
         return Err(BadRequest::Connect.into());
     }
+    Ok(())
+}
+
+/// Lets through a path, and a URL of the web; also refuses a body that could be read in two ways.
+fn check_target(head: &Parts) -> Result<(), Rejection> {
     let scheme_ok = match head.uri.scheme_str() {
         Some(scheme) => ["http", "https", "ws", "wss"].iter().any(|known| scheme.eq_ignore_ascii_case(known)),
         None => head.uri.authority().is_none(),

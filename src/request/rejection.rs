@@ -247,6 +247,9 @@ impl From<TooLarge> for Rejection {
 /// What is wrong with a request that is answered with 400.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum BadRequest {
+    /// A method that is longer than any; with the limit, in bytes.
+    #[error("the method is longer than {0} bytes")]
+    Method(usize),
     /// `CONNECT`, which asks for a tunnel to elsewhere.
     #[error("CONNECT is not served here")]
     Connect,

@@ -69,6 +69,7 @@ const CASES: &[Case] = &[
     passed("GET http://localhost HTTP/1.1\nHost: localhost\n{}\n", &["GET / HTTP/1.1"], &[]),
     passed("PROPFIND /dav HTTP/1.1\nHost: localhost\n{}\n", &["PROPFIND /dav HTTP/1.1"], &[]),
     passed("GET /old HTTP/1.0\nHost: localhost\n\n", &["GET /old HTTP/1.1", "host: localhost"], &[]),
+    refused("PROPFINDPROPFINDPROPFINDPROPFINDP / HTTP/1.1\nHost: localhost\n{}\n", 400),
     refused("OPTIONS * HTTP/1.1\nHost: localhost\n{}\n", 400),
     refused("CONNECT localhost:22 HTTP/1.1\nHost: localhost:22\n{}\n", 400),
     refused("GET a HTTP/1.1\nHost: localhost\n{}\n", 400),

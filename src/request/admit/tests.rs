@@ -342,6 +342,17 @@ fn a_target_that_is_no_path_of_ours_is_refused() {
 }
 
 #[test]
+fn a_method_of_any_name_has_up_to_32_letters() {
+    for (letters, expected) in
+        [(17, "hello"), (32, "hello"), (33, "400 bad_request -"), (60_000, "400 bad_request -")]
+    {
+        assert_eq!(outcome(&head(&"X".repeat(letters), "/chat/hello/", &[]), PEER), expected, "{letters}");
+    }
+    let refused = admit(&rules(), &peer_at(PEER), &head(&"X".repeat(33), "/chat/hello/", &[])).unwrap_err();
+    assert_eq!(refused.to_string(), "the method is longer than 32 bytes");
+}
+
+#[test]
 fn more_than_a_hundred_headers_are_too_many() {
     for (extra, expected) in [(95, "live"), (96, "431 too_large -")] {
         let mut head = upgrade("/live/", &[]);
