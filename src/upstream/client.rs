@@ -111,6 +111,7 @@ impl Client {
         let repeatable = outgoing.is_bare() && is_idempotent(method);
         let to_head = method == Method::HEAD;
         let silence_max = upstream.settings.response_timeout;
+        let connect_timeout = upstream.settings.connect_timeout;
         let mut tried = Tried::default();
         let mut error = UpstreamError::NoServer;
         for attempt in 0..SERVERS_TRIED_MAX {
@@ -125,7 +126,10 @@ impl Client {
                 let conn = match reused.take() {
                     Some(conn) => Ok(conn),
                     // Boxed: it is rare, and its room would be taken, and moved, with each request.
-                    None => Box::pin(connect(upstream, server)).await.map(Conn::new).map(Box::new),
+                    None => Box::pin(connect(upstream, server, connect_timeout))
+                        .await
+                        .map(Conn::new)
+                        .map(Box::new),
                 };
                 let mut conn = match conn {
                     Ok(conn) => conn,
@@ -279,6 +283,7 @@ async fn handshake_uncounted(
 ) -> Result<Handshaken, UpstreamError> {
     let mut entered = upstream.enter()?;
     let silence_max = upstream.settings.response_timeout;
+    let connect_timeout = upstream.settings.connect_timeout;
     let mut tried = Tried::default();
     let mut error = UpstreamError::NoServer;
     for attempt in 0..SERVERS_TRIED_MAX {
@@ -287,7 +292,7 @@ async fn handshake_uncounted(
             upstream.metrics.retries.inc();
         }
         let flight = Flight::new(server, entered);
-        let mut conn = match Box::pin(connect(upstream, server)).await {
+        let mut conn = match Box::pin(connect(upstream, server, connect_timeout)).await {
             Ok(stream) => Box::new(Conn::new(stream)),
             Err(failed) => {
                 upstream.failed(server, &failed);

@@ -19,9 +19,14 @@ const RESOLVED_AGE_MAX: Duration = Duration::from_secs(10);
 /// The most addresses of one name that are tried.
 const ADDRESSES_MAX: usize = 8;
 
-/// Opens a connection. Cancel safe.
-pub(super) async fn connect(upstream: &Upstream, server: &Server) -> Result<UpstreamStream, UpstreamError> {
-    match time::timeout(upstream.settings.connect_timeout, open(upstream, server)).await {
+/// Opens a connection within this time. Cancel safe.
+pub(super) async fn connect(
+    upstream: &Upstream,
+    server: &Server,
+    timeout: Duration,
+) -> Result<UpstreamStream, UpstreamError> {
+    let deadline = Instant::now() + timeout;
+    match time::timeout_at(deadline, open(upstream, server, deadline)).await {
         Ok(Ok(stream)) => Ok(stream),
         Ok(Err(error)) => {
             // The name may have moved on.
@@ -35,7 +40,7 @@ pub(super) async fn connect(upstream: &Upstream, server: &Server) -> Result<Upst
     }
 }
 
-async fn open(upstream: &Upstream, server: &Server) -> io::Result<UpstreamStream> {
+async fn open(upstream: &Upstream, server: &Server, deadline: Instant) -> io::Result<UpstreamStream> {
     let (host, port, tls) = match &server.address {
         ServerAddress::Unix(path) => {
             return Ok(UpstreamStream::Plain(NetStream::Unix(UnixStream::connect(path).await?)));
@@ -44,7 +49,7 @@ async fn open(upstream: &Upstream, server: &Server) -> io::Result<UpstreamStream
     };
     let stream = match host.parse::<IpAddr>() {
         Ok(ip) => TcpStream::connect(SocketAddr::new(ip, port)).await?,
-        Err(_) => connect_any(&resolve(server, host, port).await?).await?,
+        Err(_) => connect_any(&resolve(server, host, port).await?, deadline).await?,
     };
     stream.set_nodelay(true)?;
     let stream = NetStream::Tcp(stream);
@@ -57,15 +62,22 @@ async fn open(upstream: &Upstream, server: &Server) -> io::Result<UpstreamStream
 }
 
 /// The first address that takes a connection; the error of the last one otherwise.
-async fn connect_any(addresses: &[SocketAddr]) -> io::Result<TcpStream> {
-    let mut last = None;
-    for address in addresses {
-        match TcpStream::connect(address).await {
-            Ok(stream) => return Ok(stream),
-            Err(error) => last = Some(error),
+///
+/// The addresses that are left share the time until the deadline, which the caller keeps: one of them that does not
+/// answer, as those of IPv6 do where a firewall swallows it, must not keep the others from being tried.
+async fn connect_any(mut left: &[SocketAddr], deadline: Instant) -> io::Result<TcpStream> {
+    while let [address, others @ ..] = left {
+        if others.is_empty() {
+            return TcpStream::connect(address).await;
         }
+        let shares = u32::try_from(left.len()).unwrap_or(u32::MAX);
+        let share = deadline.saturating_duration_since(Instant::now()) / shares;
+        if let Ok(Ok(stream)) = time::timeout(share, TcpStream::connect(address)).await {
+            return Ok(stream);
+        }
+        left = others;
     }
-    Err(last.unwrap_or_else(|| io::Error::new(io::ErrorKind::NotFound, "the name has no address")))
+    Err(io::Error::new(io::ErrorKind::NotFound, "the name has no address"))
 }
 
 async fn resolve(server: &Server, host: &str, port: u16) -> io::Result<Arc<[SocketAddr]>> {

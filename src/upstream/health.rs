@@ -37,7 +37,9 @@ pub(super) async fn watch(upstream: Weak<Upstream>, server: Arc<Server>) {
 }
 
 async fn ask(upstream: &Upstream, server: &Server, check: &HealthCheck) -> Result<StatusCode, UpstreamError> {
-    let mut conn = Conn::new(connect(upstream, server).await?);
+    // The addresses of a name share the time that there is.
+    let connect_timeout = upstream.settings.connect_timeout.min(check.timeout);
+    let mut conn = Conn::new(connect(upstream, server, connect_timeout).await?);
     let target: Uri = check.path.parse().map_err(|_| UpstreamError::BadResponse("the path is none"))?;
     let host = match &server.address {
         ServerAddress::Tcp { host, port, .. } if host.contains(':') => format!("[{host}]:{port}"),

@@ -1,6 +1,9 @@
 //! Which server a request goes to, and how it is reached.
 
+use std::net::SocketAddr;
+
 use rustls::pki_types::PrivateKeyDer;
+use socket2::{Domain, Socket, Type};
 use tokio::net::UnixListener;
 
 use super::*;
@@ -230,6 +233,65 @@ async fn a_server_shows_a_certificate_for_its_name() {
             let got = bed.get(&upstream).await;
             assert_eq!(got.is_ok(), reached, "{name:?} {got:?}");
         }
+    })
+    .await;
+}
+
+/// An address that never answers: no more connections fit into the backlog of its listener.
+fn deaf() -> (SocketAddr, Socket, Vec<std::net::TcpStream>) {
+    let listener = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+    listener.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into()).unwrap();
+    listener.listen(0).unwrap();
+    let address = listener.local_addr().unwrap().as_socket().unwrap();
+    let dial = || std::net::TcpStream::connect_timeout(&address, Duration::from_millis(100));
+    let waiting: Vec<_> = std::iter::from_fn(|| dial().ok()).collect();
+    (address, listener, waiting)
+}
+
+/// Lets a name have these addresses, as if they had just been looked up.
+fn resolve_to(upstream: &Upstream, addresses: &[SocketAddr]) {
+    *upstream.servers[0].resolved.lock().unwrap() = Some((Instant::now(), addresses.into()));
+}
+
+fn address(url: &str) -> SocketAddr {
+    url.strip_prefix("http://").unwrap().parse().unwrap()
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_address_that_does_not_answer_leaves_time_for_the_others_of_its_name() {
+    local(async {
+        let (bed, (url, _)) = (Bed::new(), serve(vec![Does::Answers(OK)]).await);
+        let (deaf, _listener, _waiting) = deaf();
+        let upstream = bed.upstream(&["http://app.example".to_owned()], |settings| settings.keepalive = 0);
+        for (addresses, seconds) in
+            [(&[deaf, address(&url)][..], 2.5), (&[deaf, deaf, deaf, address(&url)], 3.75)]
+        {
+            resolve_to(&upstream, addresses);
+            let began_at = Instant::now();
+            assert_eq!(bed.get(&upstream).await.unwrap(), "ok");
+            assert!((began_at.elapsed().as_secs_f64() - seconds).abs() < 0.1, "{:?}", began_at.elapsed());
+        }
+        resolve_to(&upstream, &[deaf, deaf]);
+        let began_at = Instant::now();
+        let error = bed.get(&upstream).await.unwrap_err();
+        assert!(matches!(error, UpstreamError::ConnectTimeout), "{error}");
+        assert!((began_at.elapsed().as_secs_f64() - 5.0).abs() < 0.1, "{:?}", began_at.elapsed());
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_health_check_leaves_time_for_all_addresses_too() {
+    local(async {
+        let (bed, (url, seen)) = (Bed::new(), serve(vec![Does::Answers(OK)]).await);
+        let (deaf, _listener, _waiting) = deaf();
+        let (every, timeout) = (Duration::from_secs(5), Duration::from_secs(2));
+        let upstream = bed.upstream(&["http://app.example".to_owned()], |settings| {
+            settings.health = Some(HealthCheck { path: "/healthz".to_owned(), every, timeout, status: 200 });
+        });
+        resolve_to(&upstream, &[deaf, address(&url)]);
+        time::sleep(timeout).await;
+        assert_eq!(*seen.borrow(), ["0: GET /healthz HTTP/1.1"]);
     })
     .await;
 }
