@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use http::header::CONTENT_LENGTH;
 use http::{HeaderValue, Method, Response, StatusCode, response};
 use http_body::Body;
 use http_body_util::Empty;
@@ -325,11 +326,16 @@ async fn handshake_uncounted(
 }
 
 /// The answer for the client, without what is of the connection to the server only.
+///
+/// Rule: RFC 9110, 8.6: no length with a 1xx or a 204.
 fn respond<T>(head: Head, body: impl FnOnce(Decoder) -> T) -> Response<T> {
     let mut answer = Response::new(body(head.body));
     *answer.status_mut() = head.status;
     *answer.headers_mut() = head.headers;
     forward::clean_answer(answer.headers_mut());
+    if head.status.is_informational() || head.status == StatusCode::NO_CONTENT {
+        answer.headers_mut().remove(CONTENT_LENGTH);
+    }
     if let Some(reason) = head.reason.and_then(|reason| ReasonPhrase::try_from(reason).ok()) {
         answer.extensions_mut().insert(reason);
     }

@@ -98,6 +98,27 @@ async fn an_answer_is_read_in_one_way_and_its_connection_kept_when_nothing_is_le
 }
 
 #[tokio::test]
+async fn an_answer_that_never_has_a_body_says_no_length() {
+    let cases = [
+        ("204 No Content", Method::GET, None),
+        ("204 No Content", Method::HEAD, None),
+        ("304 Not Modified", Method::GET, Some("5")),
+        ("200 OK", Method::HEAD, Some("5")),
+    ];
+    local(async {
+        for (status, method, length) in cases {
+            let answer = format!("HTTP/1.1 {status}\r\nContent-Length: 5\r\n\r\n").leak();
+            let (bed, (url, _)) = (Bed::new(), serve(vec![Does::Answers(answer)]).await);
+            let upstream = bed.upstream(&[url], |_| ());
+            let answer = bed.send(&upstream, &method, NO_BODY()).await.unwrap();
+            let found = answer.headers().get(CONTENT_LENGTH).map(|length| length.to_str().unwrap());
+            assert_eq!(found, length, "{method} {status}");
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn what_is_no_answer_is_a_502() {
     let cases = [
         "SMTP ready\r\n\r\n",

@@ -136,6 +136,18 @@ async fn a_tunnel_ends_when_nothing_moves_or_it_is_told_to() {
 }
 
 #[tokio::test]
+async fn a_101_says_no_length() {
+    local(async {
+        let answer = SWITCH.replace("\r\n\r\n", "\r\nContent-Length: 5\r\n\r\n").leak();
+        let (bed, (url, _stream)) = (Bed::new(), switching(answer).await);
+        let upstream = bed.upstream(&[url], |_| ());
+        let Ok(Handshaken::Open(head, _)) = bed.handshake(&upstream).await else { panic!("no tunnel") };
+        assert_eq!(head.headers.get(CONTENT_LENGTH), None);
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn a_wrong_101_is_a_502_and_another_answer_an_answer() {
     let wrong = [
         "HTTP/1.1 101 S\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: wrong\r\n\r\n",
