@@ -148,7 +148,7 @@ struct Survey<'a> {
     named: Vec<&'a [u8]>,
     takes_trailers: bool,
     has_cookies: bool,
-    /// Whether there is a `traceparent` that is one.
+    /// Whether there is a `traceparent` that is one and goes on.
     traced: bool,
 }
 
@@ -168,7 +168,13 @@ impl<'a> Survey<'a> {
                 _ => (),
             }
         }
+        survey.traced &= !survey.names(TRACEPARENT);
         survey
+    }
+
+    /// Whether `Connection` names a header.
+    fn names(&self, name: &str) -> bool {
+        self.named.iter().any(|one| name.as_bytes().eq_ignore_ascii_case(one))
     }
 }
 
@@ -188,7 +194,7 @@ fn pass_on(
             || text.bytes().any(|byte| byte == b'_')
             || (!survey.traced && matches!(text, TRACEPARENT | TRACESTATE))
             || is_replaced(name)
-            || survey.named.iter().any(|one| text.as_bytes().eq_ignore_ascii_case(one));
+            || survey.names(text);
         if !dropped {
             head.line(text, value.as_bytes());
         }

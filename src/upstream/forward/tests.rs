@@ -109,6 +109,8 @@ fn a_trace_begins_here_where_none_came() {
         (&[("traceparent", "00-0-0-01")], made),
         (&[("tracestate", "a=b")], made),
         (&[("traceparent", valid)], valid),
+        (&[("connection", "TraceParent"), ("traceparent", valid), ("tracestate", "a=b")], made),
+        (&[("traceparent", valid), ("tracestate", "a=b"), ("connection", "close, tracestate")], valid),
     ];
     for (sent, expected) in cases {
         let seen = passed_on(&head("/", sent), &facts).headers;
