@@ -2,6 +2,7 @@
 
 use std::future::poll_fn;
 use std::io::{Read as _, Write as _};
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use bytes::{Buf as _, Bytes};
@@ -463,21 +464,23 @@ async fn http_1_is_spoken_with_those_who_do_not_offer_http_2() {
 }
 
 /// A client that writes frames as it likes. Rule: RFC 9113, 4.1.
-struct Raw(TlsStream);
+pub(crate) struct Raw(TlsStream);
 
-const DATA: u8 = 0;
-const HEADERS: u8 = 1;
+pub(crate) const DATA: u8 = 0;
+pub(crate) const HEADERS: u8 = 1;
 const RST_STREAM: u8 = 3;
 const SETTINGS: u8 = 4;
 const PING: u8 = 6;
+pub(crate) const GOAWAY: u8 = 7;
 const WINDOW_UPDATE: u8 = 8;
 const CONTINUATION: u8 = 9;
-const END_STREAM: u8 = 1;
-const END_HEADERS: u8 = 4;
+const ACK: u8 = 1;
+pub(crate) const END_STREAM: u8 = 1;
+pub(crate) const END_HEADERS: u8 = 4;
 
 impl Raw {
-    fn connect(server: &TestServer, client: &TlsClient) -> Self {
-        let mut raw = Self(client.connect(server.address(), "localhost").unwrap());
+    pub(crate) fn connect(address: SocketAddr, client: &TlsClient) -> Self {
+        let mut raw = Self(client.connect(address, "localhost").unwrap());
         raw.0.sock.set_read_timeout(Some(TIMEOUT)).unwrap();
         raw.0.sock.set_write_timeout(Some(TIMEOUT)).unwrap();
         raw.0.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").unwrap();
@@ -485,9 +488,26 @@ impl Raw {
         raw
     }
 
-    fn write(&mut self, bytes: &[u8]) -> std::io::Result<()> {
+    pub(crate) fn write(&mut self, bytes: &[u8]) -> std::io::Result<()> {
         self.0.write_all(bytes)?;
         self.0.flush()
+    }
+
+    /// The kind, the flags and the payload of the next frame; `None` at the end of the stream. Pings are answered.
+    pub(crate) fn next(&mut self) -> Option<(u8, u8, Vec<u8>)> {
+        let mut head = [0; 9];
+        if self.0.read(&mut head[..1]).unwrap() == 0 {
+            return None;
+        }
+        self.0.read_exact(&mut head[1..]).unwrap();
+        let (kind, flags) = (head[3], head[4]);
+        let mut payload =
+            vec![0; usize::from(head[0]) << 16 | usize::from(head[1]) << 8 | usize::from(head[2])];
+        self.0.read_exact(&mut payload).unwrap();
+        if kind == PING && flags & ACK == 0 {
+            self.write(&framed(PING, ACK, 0, &payload)).unwrap();
+        }
+        Some((kind, flags, payload))
     }
 
     /// Whether the server ends the connection, and before that says so or not.
@@ -505,7 +525,7 @@ impl Raw {
     }
 }
 
-fn framed(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
+pub(crate) fn framed(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
     let len = u32::try_from(payload.len()).unwrap().to_be_bytes();
     [&len[1..], &[kind, flags], &stream.to_be_bytes(), payload].concat()
 }
@@ -524,14 +544,15 @@ fn block(headers: &[(&str, &str)]) -> Vec<u8> {
     block
 }
 
-fn page_block() -> Vec<u8> {
-    block(&[(":method", "GET"), (":scheme", "https"), (":authority", "localhost"), (":path", "/page")])
+/// A request of this path.
+pub(crate) fn get_block(path: &str) -> Vec<u8> {
+    block(&[(":method", "GET"), (":scheme", "https"), (":authority", "localhost"), (":path", path)])
 }
 
 #[tokio::test]
 async fn floods_end_their_connection_or_nothing_and_others_are_served_meanwhile() {
     let (server, client) = start("");
-    let request = |stream| framed(HEADERS, END_HEADERS | END_STREAM, stream, &page_block());
+    let request = |stream| framed(HEADERS, END_HEADERS | END_STREAM, stream, &get_block("/page"));
     let streams = || (1..20_000_u32).step_by(2);
     // What is sent again and again, and whether the connection must end by it.
     let floods: [(&str, bool, Vec<u8>); 6] = [
@@ -546,7 +567,7 @@ async fn floods_end_their_connection_or_nothing_and_others_are_served_meanwhile(
             "headers without an end",
             true,
             [
-                framed(HEADERS, END_STREAM, 1, &page_block()),
+                framed(HEADERS, END_STREAM, 1, &get_block("/page")),
                 framed(CONTINUATION, 0, 1, &block(&[("x", "y")])).repeat(100_000),
             ]
             .concat(),
@@ -561,7 +582,7 @@ async fn floods_end_their_connection_or_nothing_and_others_are_served_meanwhile(
         ("settings", false, framed(SETTINGS, 0, 0, b"").repeat(50_000)),
     ];
     for (what, must_end, bytes) in floods {
-        let mut raw = Raw::connect(&server, &client);
+        let mut raw = Raw::connect(server.address(), &client);
         // A client that never reads what it causes, too.
         let ended = raw.write(&bytes).is_err() || (must_end && raw.is_ended());
         assert!(ended || !must_end, "{what}: the connection goes on");
@@ -602,7 +623,7 @@ async fn more_streams_than_allowed_are_refused_one_by_one() {
 fn a_connection_of_http_2_without_a_request_ends_after_ten_seconds() {
     let (server, client) = start("");
     let begun = Instant::now();
-    let mut raw = Raw::connect(&server, &client);
+    let mut raw = Raw::connect(server.address(), &client);
     raw.0.sock.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
     let mut chunk = [0; 1024];
     while raw.0.read(&mut chunk).is_ok_and(|read| 0 < read) {

@@ -1,14 +1,18 @@
 //! How the server ends.
 
-use std::io::{BufRead as _, BufReader};
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::process::{Command, Stdio};
+use std::sync::{Arc, RwLock};
 use std::time::Duration;
 
 use rustix::process::Signal;
 use tokio::time::Instant;
 
+use crate::http2::{DATA, END_HEADERS, END_STREAM, GOAWAY, HEADERS, Raw, framed, get_block};
+use crate::support::application::{Application, Reply};
 use crate::support::client::{Client, Frame, dial, exchange, handshake, request};
-use crate::support::server::TestServer;
+use crate::support::server::{TestServer, complete};
+use crate::support::tls::Authority;
 use crate::support::{pause, wait_until};
 
 const ROUTES: &str = r#"
@@ -129,6 +133,89 @@ fn during_the_grace_it_is_not_ready_refuses_sockets_and_serves_those_it_has() {
     assert_eq!(server.wait_exit().code(), Some(0));
 }
 
+/// The text of an answer of 200 over HTTP/2, and whether it came to its end.
+fn answer_over_http_2(raw: &mut Raw) -> (String, bool) {
+    let (mut body, mut is_whole) = (Vec::new(), false);
+    while !is_whole && let Some((kind, flags, payload)) = raw.next() {
+        match kind {
+            // `:status: 200`. Rule: RFC 7541, appendix A.
+            HEADERS => assert_eq!(payload[0], 0x88),
+            DATA => body.extend(payload),
+            _ => continue,
+        }
+        is_whole = flags & END_STREAM != 0;
+    }
+    (String::from_utf8(body).unwrap(), is_whole)
+}
+
+/// The kinds of the frames that come until the end of the stream.
+fn to_end(raw: &mut Raw) -> impl Iterator<Item = u8> {
+    std::iter::from_fn(|| raw.next()).map(|(kind, ..)| kind)
+}
+
+#[test]
+fn what_is_being_answered_is_answered_whole_and_idle_connections_end_at_once() {
+    let gate = Arc::new(RwLock::new(()));
+    let slow = Arc::clone(&gate);
+    // Two of them fit into the first window of an HTTP/2 client.
+    let text = "x".repeat(16 << 10);
+    let whole = Reply::ok(&text);
+    let application = Application::start(move |seen| {
+        if seen.target() == "/slow" {
+            drop(slow.read());
+        }
+        whole.clone()
+    });
+    let (folder, authority) = (tempfile::tempdir().unwrap(), Authority::new());
+    authority.issue(&["localhost"]).write(folder.path(), "localhost");
+    let path = folder.path().join("routes.toml");
+    let config = complete(&format!(
+        "[[listener]]\nname = \"clear\"\naddress = \"127.0.0.1:0\"\n\
+         [[listener]]\nname = \"tls\"\naddress = \"127.0.0.1:0\"\n\
+         tls = [{{ cert = \"localhost.pem\", key = \"localhost.key\" }}]\n\
+         [upstream.django]\nservers = [\"http://{}\"]\n\
+         [[route]]\nname = \"site\"\npath = '/.*'\nhandler = \"proxy\"\nupstream = \"django\"\n",
+        application.address
+    ));
+    std::fs::write(&path, config).unwrap();
+    let mut server = TestServer::start_at(folder, &path, &[]);
+    let client = authority.client().alpn(&["h2"]);
+    let get = |path: &str| format!("GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n");
+    let get_over_http_2 =
+        |stream, path: &str| framed(HEADERS, END_HEADERS | END_STREAM, stream, &get_block(path));
+
+    // Each has been answered once.
+    let [mut idle, mut busy] = [(); 2].map(|()| {
+        let mut stream = dial(server.addresses[0]);
+        assert_eq!(exchange(&mut stream, &get("/")).body, text);
+        stream
+    });
+    let [mut idle_2, mut busy_2] = [(); 2].map(|()| {
+        let mut raw = Raw::connect(server.addresses[1], &client);
+        raw.write(&get_over_http_2(1, "/")).unwrap();
+        assert_eq!(answer_over_http_2(&mut raw), (text.clone(), true));
+        raw
+    });
+    let shut = gate.write().unwrap();
+    busy.write_all(get("/slow").as_bytes()).unwrap();
+    busy_2.write(&get_over_http_2(3, "/slow")).unwrap();
+    wait_until("the application has both", || {
+        application.seen().iter().filter(|seen| seen.target() == "/slow").count() == 2
+    });
+    server.signal(Signal::TERM);
+
+    assert_eq!(idle.read(&mut [0; 16]).unwrap(), 0);
+    let farewell: Vec<_> = to_end(&mut idle_2).collect();
+    assert!(farewell.contains(&GOAWAY), "{farewell:?}");
+    drop(shut);
+    let answer = exchange(&mut busy, "");
+    assert_eq!((answer.status, answer.body), (200, text.clone()));
+    assert_eq!(busy.read(&mut [0; 16]).unwrap(), 0);
+    assert_eq!(answer_over_http_2(&mut busy_2), (text, true));
+    assert!(to_end(&mut busy_2).all(|kind| kind != DATA));
+    assert_eq!(server.wait_exit().code(), Some(0), "{}", server.log());
+}
+
 #[test]
 fn a_second_signal_ends_it_at_once() {
     let mut server = server("{ grace = \"1h\", shutdown = \"1h\" }", 2);
@@ -176,7 +263,7 @@ fn a_drain_that_runs_out_of_time_says_what_it_drops() {
     let requests = GET_PAGE.repeat(1_000);
     wait_until("nothing more is taken", || {
         let mut blocked = 0;
-        while std::io::Write::write(&mut deaf, requests.as_bytes()).is_err() && blocked < 100 {
+        while deaf.write(requests.as_bytes()).is_err() && blocked < 100 {
             blocked += 1;
             pause(Duration::from_millis(2));
         }
@@ -192,7 +279,7 @@ fn clients_that_answer_nothing_hold_it_up_for_five_seconds_at_most() {
     let mut server = server("{ grace = \"0s\", shutdown = \"0s\" }", 2);
     let _silent: Vec<_> = (0..4).map(|_| server.connect("/echo/")).collect();
     let mut half_a_head = dial(server.address());
-    std::io::Write::write_all(&mut half_a_head, b"GET /page HTTP/1.1\r\n").unwrap();
+    half_a_head.write_all(b"GET /page HTTP/1.1\r\n").unwrap();
     let begun = Instant::now();
     server.signal(Signal::TERM);
     assert_eq!(server.wait_exit().code(), Some(0), "{}", server.log());
@@ -222,7 +309,7 @@ fn a_client_that_does_not_read_does_not_hold_it_up() {
 fn closed_output_does_not_end_it() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("routes.toml");
-    std::fs::write(&path, crate::support::server::complete(ROUTES)).unwrap();
+    std::fs::write(&path, complete(ROUTES)).unwrap();
     let mut process = Command::new(env!("CARGO_BIN_EXE_anteroom"))
         .arg("-c")
         .arg(&path)
