@@ -258,6 +258,29 @@ fn address(url: &str) -> SocketAddr {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_name_is_looked_up_again_after_ten_seconds_and_after_a_failure() {
+    local(async {
+        let (bed, (url, _)) = (Bed::new(), serve(vec![Does::Answers(OK)]).await);
+        let (former, _) =
+            serve(vec![Does::Answers("HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\nformer")]).await;
+        // A name that every resolver knows.
+        let name = format!("http://localhost:{}", address(&url).port());
+        let upstream = bed.upstream(&[name], |settings| settings.keepalive = 0);
+        resolve_to(&upstream, &[address(&former)]);
+        time::advance(Duration::from_millis(9_900)).await;
+        assert_eq!(bed.get(&upstream).await.unwrap(), "former");
+        time::advance(Duration::from_millis(100)).await;
+        assert_eq!(bed.get(&upstream).await.unwrap(), "ok");
+
+        resolve_to(&upstream, &[address(&refusing().await)]);
+        let error = bed.get(&upstream).await.unwrap_err();
+        assert!(matches!(error, UpstreamError::Connect(_)), "{error}");
+        assert_eq!(bed.get(&upstream).await.unwrap(), "ok");
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn an_address_that_does_not_answer_leaves_time_for_the_others_of_its_name() {
     local(async {
         let (bed, (url, _)) = (Bed::new(), serve(vec![Does::Answers(OK)]).await);
