@@ -3,6 +3,7 @@
 use std::cell::RefCell;
 use std::future::poll_fn;
 use std::io;
+use std::mem;
 use std::pin::{Pin, pin};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
@@ -19,6 +20,8 @@ use crate::upstream::strand::Strand;
 
 /// What is read at once. Only what the other side does not take is kept by a tunnel, so an idle one has no buffer.
 const CHUNK: usize = 16 << 10;
+/// Looks at whether anything went through, within the time in which something has to.
+const QUARTERS: u32 = 4;
 /// Reads in one direction before others get their turn.
 const READS_MAX: usize = 16;
 /// For the last bytes and the end of the stream to be taken.
@@ -114,7 +117,7 @@ enum Failed {
 }
 
 /// Copies both ways until both sides have ended, one of them fails, nothing goes through for the upstream's
-/// `tunnel_timeout`, or `stop` resolves.
+/// `tunnel_timeout` and at most a quarter more, or `stop` resolves.
 ///
 /// The end of one side's stream is passed on, and the other may go on. `early` is what the client sent behind
 /// its handshake. At the end both streams are shut down.
@@ -129,8 +132,10 @@ pub async fn tunnel(
     let mut up = Pipe { waiting: early, ..Pipe::default() };
     let mut down = Pipe { waiting: early_answer, ..Pipe::default() };
     let mut stop = pin!(stop);
-    let mut silence = pin!(time::sleep(silence_max));
-    let mut moved_at = Instant::now();
+    // The clock is not asked at each message: what is counted is quarters in which nothing went through.
+    let quarter = silence_max / QUARTERS;
+    let mut silence = pin!(time::sleep(quarter));
+    let (mut moved, mut quiet_quarters) = (false, 0);
     let mut strands = None;
     let cause = poll_fn(|context| {
         let [upwards, downwards, ends] =
@@ -148,20 +153,17 @@ pub async fn tunnel(
             _ if up.shut && down.shut => return Poll::Ready(Cause::Closed),
             _ => (),
         }
-        if before != (up.bytes, down.bytes) {
-            moved_at = Instant::now();
-        }
+        moved |= before != (up.bytes, down.bytes);
         ends.poll(|context| {
             if stop.as_mut().poll(context).is_ready() {
                 return Poll::Ready(Cause::Stopped);
             }
-            // Moving the timer at each message would cost more than to look once more when it fires.
             while silence.as_mut().poll(context).is_ready() {
-                let until = moved_at + silence_max;
-                if until <= Instant::now() {
+                quiet_quarters = if mem::take(&mut moved) { 0 } else { quiet_quarters + 1 };
+                if quiet_quarters == QUARTERS {
                     return Poll::Ready(Cause::Idle);
                 }
-                silence.as_mut().reset(until);
+                silence.as_mut().reset(Instant::now() + quarter);
             }
             Poll::Pending
         })
