@@ -181,7 +181,7 @@ impl Admin {
             "certificate_errors": last
                 .certificates
                 .iter()
-                .map(|one| json!({ "listener": one.listener, "cert": one.cert, "error": one.error }))
+                .map(|one| json!({ "listener": one.listener, "file": one.file, "error": one.error }))
                 .collect::<Vec<_>>(),
         });
         json(StatusCode::OK, &page)

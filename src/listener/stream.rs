@@ -179,15 +179,15 @@ pub enum Stream<T = TlsStream<NetStream>> {
 }
 
 impl Stream {
-    /// Has the peer see a reset instead of an end, where there are resets.
-    pub fn reset_at_end(&self) {
+    /// Whether the peer is to see a reset instead of an end, where there are resets. What was not sent is dropped then.
+    pub fn set_reset_at_end(&self, resets: bool) {
         let stream = match self {
             Self::Plain(stream) => stream,
             Self::Tls(stream) => stream.get_ref().0,
         };
         if let NetStream::Tcp(stream) = stream {
             // A stream that does not take it is gone already.
-            SockRef::from(stream).set_linger(Some(Duration::ZERO)).unwrap_or_default();
+            SockRef::from(stream).set_linger(resets.then_some(Duration::ZERO)).unwrap_or_default();
         }
     }
 }

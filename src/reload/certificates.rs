@@ -138,7 +138,7 @@ impl Report<'_> {
                 Some(good)
             }
             Err(error) => {
-                let what = CertificateProblem { listener: listener.to_owned(), cert: file.to_owned(), error };
+                let what = CertificateProblem { listener: listener.to_owned(), file: file.to_owned(), error };
                 let known = self.before.iter().find(|known| known.what == what && known.state == state);
                 if known.is_some_and(|known| !known.is_lasting) {
                     self.changes.push(Err(what.clone()));

@@ -120,7 +120,7 @@ pub struct CertificateProblem {
     /// The name of the listener.
     pub listener: String,
     /// The file of the certificate or of the authorities, as it is configured.
-    pub cert: String,
+    pub file: String,
     /// Why they cannot be used.
     pub error: String,
 }
@@ -249,11 +249,11 @@ impl Reloader {
         for change in changes {
             self.metrics.certificate_reloaded(change.is_ok());
             match change {
-                Ok(cert) => tracing::info!(cert, "the certificate has changed and is in force"),
+                Ok(file) => tracing::info!(file, "the file has changed and is in force"),
                 Err(problem) => tracing::error!(
                     listener = problem.listener,
-                    cert = problem.cert,
-                    "the certificate has changed and cannot be used, the last one stays in force: {}",
+                    file = problem.file,
+                    "the file has changed and cannot be used, the last one stays in force: {}",
                     problem.error,
                 ),
             }
@@ -291,7 +291,7 @@ impl Reloader {
         let (path, assembly) = (self.path.clone(), self.assembly.clone());
         let in_force = self.status.last().error.is_none().then(|| self.seen.clone());
         let generation = self.live.load().generation + 1;
-        // A thousand regexes take a second to compile. The accept loops must not wait for them.
+        // A thousand regexes take some tenths of a second to compile. The accept loops must not wait for them.
         let load = move || load(&path, in_force.as_deref(), &assembly, generation);
         match tokio::task::spawn_blocking(load).await {
             Ok(loaded) => loaded,

@@ -9,7 +9,6 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::Version;
 use http_body::{Body as _, Frame, SizeHint};
 use http_body_util::{Empty, Full};
 use hyper::body::Incoming;
@@ -42,8 +41,6 @@ pub(super) struct Body {
     request: Option<SharedBody>,
     /// Over HTTP/2, for a client that does not take it.
     offer: Option<Rc<Offer>>,
-    /// Whether a client may take the end of the connection for that of the answer.
-    ends_with_connection: bool,
 }
 
 /// The body of a request, for who reads it and for who answers.
@@ -58,11 +55,10 @@ enum Kind {
 }
 
 impl Body {
-    pub(super) fn hold(&mut self, in_flight: InFlight, request: SharedBody, version: Version) {
+    pub(super) fn hold(&mut self, in_flight: InFlight, request: SharedBody) {
         self.in_flight = Some(in_flight);
         self.request = Some(request);
         self.offer = Offer::of_task();
-        self.ends_with_connection = version == Version::HTTP_10;
     }
 
     /// The answer is over; the request may not be.
@@ -95,7 +91,7 @@ impl Default for Body {
 
 impl From<Kind> for Body {
     fn from(kind: Kind) -> Self {
-        Self { kind, in_flight: None, request: None, offer: None, ends_with_connection: false }
+        Self { kind, in_flight: None, request: None, offer: None }
     }
 }
 
@@ -142,12 +138,6 @@ impl http_body::Body for Body {
         }
         if polled.is_ready() && self.is_end_stream() {
             self.end();
-        }
-        if let (Kind::Upstream(body), true, Some(in_flight)) =
-            (&self.kind, self.ends_with_connection, &self.in_flight)
-            && body.has_failed()
-        {
-            in_flight.break_off();
         }
         polled
     }

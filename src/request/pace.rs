@@ -1,4 +1,4 @@
-//! How long a client may take for its next request.
+//! What each connection is at, and when it has to end.
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
@@ -54,18 +54,17 @@ pub(super) struct Pace {
     flushed_ms: AtomicU64,
     /// When the kernel last had room, while it has not enough.
     moved: AtomicU64,
-    /// Whether its end must not look like one that was meant.
-    broken_off: AtomicBool,
+    /// Whether its end now would look like that of an answer which is not whole.
+    fragile: AtomicBool,
     /// An [`Order`].
     order: AtomicU8,
     task: OnceLock<Waker>,
 }
 
 /// What a connection is told.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Order {
     /// To go on.
-    #[default]
     Serve,
     /// To end once what is being answered is.
     Finish,
@@ -103,11 +102,11 @@ impl Pace {
     }
 
     fn order(&self) -> Order {
-        let orders = [Order::Serve, Order::Finish, Order::End];
-        orders
-            .into_iter()
-            .find(|&order| order as u8 == self.order.load(Ordering::Relaxed))
-            .unwrap_or_default()
+        match self.order.load(Ordering::Relaxed) {
+            0 => Order::Serve,
+            1 => Order::Finish,
+            _ => Order::End,
+        }
     }
 
     fn tell(&self, order: Order) {
@@ -173,15 +172,20 @@ impl Pace {
         }
     }
 
+    /// From the next write on until all is answered and sent, its end is a reset.
+    pub(super) fn mark_fragile(&self) {
+        self.fragile.store(true, Ordering::Relaxed);
+    }
+
     fn begin_waiting(&self) {
         self.since.store(self.beats.load(Ordering::Relaxed), Ordering::Relaxed);
     }
 }
 
 impl InFlight {
-    /// The connection ends next, with an answer that is not whole, and its client is to know.
-    pub(super) fn break_off(&self) {
-        self.0.broken_off.store(true, Ordering::Relaxed);
+    /// Until it is answered whole, the client is to see the end of the connection as a reset.
+    pub(super) fn mark_fragile(&self) {
+        self.0.mark_fragile();
     }
 }
 
@@ -242,7 +246,7 @@ impl Keeper {
             full: AtomicBool::new(false),
             flushed_ms: AtomicU64::new(0),
             moved: AtomicU64::new(0),
-            broken_off: AtomicBool::new(false),
+            fragile: AtomicBool::new(false),
             order: AtomicU8::new(Order::Serve as u8),
             task: OnceLock::new(),
         });
@@ -291,15 +295,32 @@ impl Keeper {
 pub(super) struct Paced {
     stream: Stream,
     pace: Arc<Pace>,
+    /// Whether its end is a reset as it is.
+    resets: bool,
 }
 
 impl Paced {
     pub(super) fn new(stream: Stream, pace: Arc<Pace>) -> Self {
-        Self { stream, pace }
+        Self { stream, pace, resets: false }
     }
 
     pub(super) fn into_inner(self) -> Stream {
         self.stream
+    }
+
+    fn before_write(&mut self) {
+        if !self.resets && self.pace.fragile.load(Ordering::Relaxed) {
+            self.resets = true;
+            self.stream.set_reset_at_end(true);
+        }
+    }
+
+    fn after_flush(&mut self) {
+        if self.resets && self.pace.in_flight.load(Ordering::Relaxed) == 0 {
+            self.resets = false;
+            self.pace.fragile.store(false, Ordering::Relaxed);
+            self.stream.set_reset_at_end(false);
+        }
     }
 }
 
@@ -324,6 +345,7 @@ impl AsyncWrite for Paced {
         context: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
+        self.before_write();
         let written = Pin::new(&mut self.stream).poll_write(context, bytes);
         self.pace.on_write(written.is_ready());
         written
@@ -334,6 +356,7 @@ impl AsyncWrite for Paced {
         context: &mut Context<'_>,
         pieces: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
+        self.before_write();
         let written = Pin::new(&mut self.stream).poll_write_vectored(context, pieces);
         self.pace.on_write(written.is_ready());
         written
@@ -346,8 +369,8 @@ impl AsyncWrite for Paced {
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         let flushed = Pin::new(&mut self.stream).poll_flush(context);
         self.pace.on_flush(flushed.is_ready());
-        if self.pace.broken_off.load(Ordering::Relaxed) {
-            self.stream.reset_at_end();
+        if flushed.is_ready() {
+            self.after_flush();
         }
         flushed
     }

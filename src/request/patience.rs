@@ -17,7 +17,7 @@ use tokio::time::{Instant, Sleep, sleep_until};
 use crate::request::pace::Pace;
 
 /// A piece of an answer may wait for so long.
-const WAIT_MAX: Duration = Duration::from_secs(30);
+const PIECE_WAIT_MAX: Duration = Duration::from_secs(30);
 
 tokio::task_local! {
     /// Of the stream that this task answers.
@@ -25,7 +25,7 @@ tokio::task_local! {
 }
 
 /// Whether a piece of an answer waits for its client, and since when. hyper asks for the next one when the client's
-/// windows have room for the last one.
+/// windows have room for any of the last one.
 #[derive(Debug, Default)]
 pub(super) struct Offer(Cell<Option<Instant>>);
 
@@ -62,7 +62,7 @@ pub(super) fn answer(
             return Poll::Ready(Ok(()));
         }
         while let Some(since) = offer.0.get() {
-            let until = since.max(pace.flushed_since()) + WAIT_MAX;
+            let until = since.max(pace.flushed_since()) + PIECE_WAIT_MAX;
             let timer = timer.get_or_insert_with(|| Box::pin(sleep_until(until)));
             ready!(timer.as_mut().poll(context));
             if until <= Instant::now() {

@@ -141,7 +141,6 @@ async fn serve(shared: Rc<Shared>, worker: Rc<Worker>, stream: Stream, conn: Rc<
     } else {
         let mut builder = http1::Builder::new();
         builder
-            .timer(TokioTimer::new())
             // The pace has both times, of which hyper has one.
             .header_read_timeout(None)
             .keep_alive(!pace.is_late())
@@ -212,11 +211,16 @@ async fn run(http: impl Http, pace: &Pace) -> hyper::Result<()> {
             if let Poll::Ready(served) = http.as_mut().poll(context) {
                 return Poll::Ready(served);
             }
-            order = ready!(pace.poll_order(order, context));
             if order == Order::End {
                 return Poll::Ready(Ok(()));
             }
-            http.as_mut().finish();
+            order = ready!(pace.poll_order(order, context));
+            match order {
+                // What waits in the kernel is to go with it: the write that is tried once more has it reset.
+                Order::End if pace.has_stalled() => pace.mark_fragile(),
+                Order::End => return Poll::Ready(Ok(())),
+                Order::Serve | Order::Finish => http.as_mut().finish(),
+            }
         }
     })
     .await
@@ -255,6 +259,10 @@ async fn answer(
     let snapshot = shared.live.load();
     let upgrade = hyper::upgrade::on(&mut request);
     let (head, body) = request.into_parts();
+    if head.version == Version::HTTP_10 {
+        // Its client may take the end of the connection for that of the answer.
+        in_flight.mark_fragile();
+    }
     let visit = Visit {
         shared,
         worker,
@@ -271,7 +279,7 @@ async fn answer(
     }
     // If not, a socket has it.
     if let Some(in_flight) = visit.in_flight.take() {
-        answer.body_mut().hold(in_flight, Rc::clone(&visit.body), head.version);
+        answer.body_mut().hold(in_flight, Rc::clone(&visit.body));
     }
     answer
 }

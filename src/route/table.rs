@@ -6,9 +6,9 @@ use regex_automata::meta::{Builder, Config, Regex};
 use regex_automata::nfa::thompson::WhichCaptures;
 use regex_automata::{Input, MatchKind, PatternSet};
 
-use super::pattern::Form;
-use super::syntax::compile_error;
-use super::{Pattern, PatternError};
+use crate::route::pattern::Form;
+use crate::route::syntax::compile_error;
+use crate::route::{Pattern, PatternError};
 use crate::scope::Params;
 
 /// The patterns of all routes, in file order.

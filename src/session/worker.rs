@@ -29,7 +29,7 @@ use crate::websocket::{CloseCode, OpCode};
 const TIMER_STEP: Duration = Duration::from_millis(100);
 
 /// For tasks to come to an end once everything is to be dropped.
-const STOP_TIMEOUT: Duration = Duration::from_millis(500);
+const TASKS_END_TIMEOUT: Duration = Duration::from_millis(500);
 
 /// Entries of sockets that are gone, beyond as many as there are sockets, that the timers may hold.
 const TIMERS_SPARE: usize = 1_024;
@@ -143,7 +143,7 @@ impl Worker {
                     Order::Stop => {
                         self.stop();
                         // Whoever does not end by itself is dropped.
-                        time::timeout(STOP_TIMEOUT, self.tasks.wait()).await.unwrap_or_default();
+                        time::timeout(TASKS_END_TIMEOUT, self.tasks.wait()).await.unwrap_or_default();
                         return;
                     }
                 }

@@ -101,11 +101,6 @@ where
         error
     }
 
-    /// Whether an error is all that is still to come. It comes when what was before it has been taken.
-    pub fn has_failed(&self) -> bool {
-        self.failure.is_some()
-    }
-
     fn poll_piece(&mut self, context: &mut Context<'_>) -> Poll<Result<Option<Piece>, BrokenAnswer>> {
         if self.first.is_some() {
             return Poll::Ready(Ok(self.first.take()));

@@ -20,7 +20,7 @@ use crate::upstream::strand::Strand;
 
 /// What is read at once. Only what the other side does not take is kept by a tunnel, so an idle one has no buffer.
 const CHUNK: usize = 16 << 10;
-/// Looks at whether anything went through, within the time in which something has to.
+/// How often within `tunnel_timeout` it is looked whether anything went through.
 const QUARTERS: u32 = 4;
 /// Reads in one direction before others get their turn.
 const READS_MAX: usize = 16;

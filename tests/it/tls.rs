@@ -244,7 +244,7 @@ fn authorities_that_change_decide_on_new_clients_and_open_sockets_stay() {
     assert!(!is_let_in(&server, &newcomer));
 
     fs::write(&path, &other.cert).unwrap();
-    server.wait_log_after(len, &["INFO", "the certificate has changed and is in force", "ca.pem"]);
+    server.wait_log_after(len, &["INFO", "the file has changed and is in force", "ca.pem"]);
     wait_until("nothing is wrong", || server.admin("/config").body.contains("\"certificate_errors\": []"));
     assert!(is_let_in(&server, &newcomer));
     // It has sessions of before, which must not let it in.
@@ -303,7 +303,7 @@ fn a_certificate_that_changes_is_shown_to_new_clients_and_open_sockets_stay() {
     });
     assert!(changed_at.elapsed().unwrap().as_secs() < 3);
     assert!(1 < handshakes);
-    server.wait_log(&["INFO", "the certificate has changed and is in force", "a.pem"]);
+    server.wait_log(&["INFO", "the file has changed and is in force", "a.pem"]);
     assert_eq!(server.metric("anteroom_tls_certificate_reloads_total{result=\"ok\"}"), 1.0);
     assert_eq!(server.metric("anteroom_config_generation"), 1.0);
     for mut one in open {
