@@ -4,6 +4,7 @@
 
 mod service;
 mod pace;
+mod keeper;
 mod patience;
 mod body;
 mod proxy;

@@ -1,36 +1,29 @@
 //! What each connection is at, and when it has to end.
 
-use std::cell::{Cell, RefCell};
-use std::collections::BTreeMap;
 use std::io;
 use std::io::IoSlice;
 use std::pin::Pin;
-use std::rc::Rc;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::task::spawn_local;
-use tokio::time;
 use tokio::time::Instant;
-use tokio_util::sync::CancellationToken;
 
 use crate::listener::Stream;
-use crate::session::Worker;
 
-/// Between two looks of a keeper. The times below are counted in these, and are that much longer at most.
-const BEAT: Duration = Duration::from_secs(1);
+// Times are counted in looks of the keeper, one a second, and are a second longer at most.
+
 /// From the greeting, or from the first byte of a later request, until the request head is complete.
-const HEAD_BEATS: u64 = 10;
+pub(super) const HEAD_BEATS: u64 = 10;
 /// Between two requests. Longer than proxies in front keep connections that they do not use (nginx: 60 s), so that
 /// it is they who end them and no request meets a connection that is just closing.
-const IDLE_BEATS: u64 = 75;
+pub(super) const IDLE_BEATS: u64 = 75;
 /// An idle connection that is to end has this long to take the last bytes.
-const GOODBYE_BEATS: u64 = 5;
+pub(super) const GOODBYE_BEATS: u64 = 5;
 /// A client may take nothing of what waits for it for so long, be it dead or not reading.
-const STALL_BEATS: u64 = 60;
+pub(super) const STALL_BEATS: u64 = 60;
 
 /// What a connection is at: waiting for a request, reading one, or answering some.
 ///
@@ -77,6 +70,25 @@ pub(super) enum Order {
 pub(super) struct InFlight(Arc<Pace>);
 
 impl Pace {
+    /// A connection whose first request is awaited.
+    pub(super) fn new(http2: bool, late: bool, beats: Arc<AtomicU64>) -> Arc<Self> {
+        Arc::new(Self {
+            http2,
+            late,
+            in_flight: AtomicUsize::new(0),
+            reading: AtomicBool::new(true),
+            since: AtomicU64::new(beats.load(Ordering::Relaxed)),
+            beats,
+            opened_at: Instant::now(),
+            full: AtomicBool::new(false),
+            flushed_ms: AtomicU64::new(0),
+            moved: AtomicU64::new(0),
+            fragile: AtomicBool::new(false),
+            order: AtomicU8::new(Order::Serve as u8),
+            task: OnceLock::new(),
+        })
+    }
+
     /// A request head is complete.
     pub(super) fn begin(self: &Arc<Self>) -> InFlight {
         self.in_flight.fetch_add(1, Ordering::Relaxed);
@@ -101,7 +113,7 @@ impl Pace {
         if known < order { Poll::Ready(order) } else { Poll::Pending }
     }
 
-    fn order(&self) -> Order {
+    pub(super) fn order(&self) -> Order {
         match self.order.load(Ordering::Relaxed) {
             0 => Order::Serve,
             1 => Order::Finish,
@@ -109,7 +121,8 @@ impl Pace {
         }
     }
 
-    fn tell(&self, order: Order) {
+    /// Gives an order, unless a stricter one was given.
+    pub(super) fn tell(&self, order: Order) {
         if self.order.fetch_max(order as u8, Ordering::Relaxed) < order as u8
             && let Some(task) = self.task.get()
         {
@@ -118,7 +131,7 @@ impl Pace {
     }
 
     /// What is due at this beat.
-    fn due(&self) -> Order {
+    pub(super) fn due(&self) -> Order {
         if self.full.load(Ordering::Relaxed) {
             return if self.has_stalled() { Order::End } else { Order::Serve };
         }
@@ -133,7 +146,7 @@ impl Pace {
         }
     }
 
-    fn on_bytes(&self) {
+    pub(super) fn on_bytes(&self) {
         let waiting = self.in_flight.load(Ordering::Relaxed) == 0 && !self.reading.load(Ordering::Relaxed);
         if !self.http2 && waiting {
             self.reading.store(true, Ordering::Relaxed);
@@ -150,7 +163,7 @@ impl Pace {
     }
 
     /// The kernel was given something to send, and has taken some of it or nothing.
-    fn on_write(&self, taken: bool) {
+    pub(super) fn on_write(&self, taken: bool) {
         if !taken {
             self.on_flush(false);
         } else if self.full.load(Ordering::Relaxed) {
@@ -195,98 +208,6 @@ impl Drop for InFlight {
         pace.in_flight.fetch_sub(1, Ordering::Relaxed);
         pace.reading.store(false, Ordering::Relaxed);
         pace.begin_waiting();
-    }
-}
-
-/// Looks after the connections of one worker, so that none needs timers of its own, or asks the clock.
-#[derive(Debug, Default)]
-pub(super) struct Keeper {
-    /// Looks so far.
-    beats: Arc<AtomicU64>,
-    /// Those of its connections, by their numbers.
-    paces: RefCell<BTreeMap<u64, Arc<Pace>>>,
-    /// Whether a task does it. An idle worker has nothing to do.
-    running: Cell<bool>,
-}
-
-/// A connection that is looked after until this is dropped.
-#[derive(Debug)]
-pub(super) struct Watched {
-    keeper: Rc<Keeper>,
-    id: u64,
-    pub(super) pace: Arc<Pace>,
-}
-
-impl Drop for Watched {
-    fn drop(&mut self) {
-        self.keeper.paces.borrow_mut().remove(&self.id);
-    }
-}
-
-impl Keeper {
-    /// A connection, by its number, whose first request is awaited.
-    pub(super) fn watch(self: &Rc<Self>, worker: &Worker, id: u64, http2: bool) -> Watched {
-        let pace = self.add(id, http2, worker.draining().is_cancelled());
-        if !self.running.replace(true) {
-            let keeper = Rc::clone(self);
-            spawn_local(keeper.run(worker.draining().clone(), worker.finishing().clone()));
-        }
-        Watched { keeper: Rc::clone(self), id, pace }
-    }
-
-    pub(super) fn add(&self, id: u64, http2: bool, late: bool) -> Arc<Pace> {
-        let pace = Arc::new(Pace {
-            http2,
-            late,
-            in_flight: AtomicUsize::new(0),
-            reading: AtomicBool::new(true),
-            beats: Arc::clone(&self.beats),
-            since: AtomicU64::new(self.beats.load(Ordering::Relaxed)),
-            opened_at: Instant::now(),
-            full: AtomicBool::new(false),
-            flushed_ms: AtomicU64::new(0),
-            moved: AtomicU64::new(0),
-            fragile: AtomicBool::new(false),
-            order: AtomicU8::new(Order::Serve as u8),
-            task: OnceLock::new(),
-        });
-        self.paces.borrow_mut().insert(id, Arc::clone(&pace));
-        pace
-    }
-
-    /// Runs while there are connections.
-    async fn run(self: Rc<Self>, draining: CancellationToken, finishing: CancellationToken) {
-        let (mut drained, mut finished) = (false, false);
-        while self.running.get() {
-            tokio::select! {
-                () = draining.cancelled(), if !drained => {
-                    drained = true;
-                    self.finish(|pace| !pace.late);
-                }
-                () = finishing.cancelled(), if !finished => {
-                    finished = true;
-                    self.finish(|_| true);
-                }
-                () = time::sleep(BEAT) => self.running.set(self.beat()),
-            }
-        }
-    }
-
-    /// What is being answered still is; a connection between two requests ends.
-    fn finish(&self, which: impl Fn(&Pace) -> bool) {
-        for pace in self.paces.borrow().values().filter(|pace| which(pace)) {
-            pace.tell(Order::Finish);
-        }
-    }
-
-    /// Looks at all connections; tells whether there are any.
-    fn beat(&self) -> bool {
-        self.beats.fetch_add(1, Ordering::Relaxed);
-        let paces = self.paces.borrow();
-        for pace in paces.values() {
-            pace.tell(pace.due());
-        }
-        !paces.is_empty()
     }
 }
 
@@ -382,107 +303,13 @@ impl AsyncWrite for Paced {
 
 #[cfg(test)]
 mod tests {
+    use tokio::time;
+
     use super::*;
-
-    fn beat(keeper: &Keeper, times: u64) {
-        for _ in 0..times {
-            keeper.beat();
-        }
-    }
-
-    #[test]
-    fn a_request_head_has_ten_seconds_and_a_quiet_connection_more() {
-        let keeper = Keeper::default();
-        let pace = keeper.add(1, false, false);
-        let answering = pace.begin();
-        beat(&keeper, 3_600);
-        assert_eq!(pace.order(), Order::Serve);
-        drop(answering);
-        beat(&keeper, IDLE_BEATS);
-        assert_eq!(pace.order(), Order::Serve);
-
-        pace.on_bytes();
-        beat(&keeper, 5);
-        // Only the first byte counts: a head may not come byte by byte for ever.
-        pace.on_bytes();
-        beat(&keeper, 5);
-        assert_eq!(pace.order(), Order::Serve);
-        beat(&keeper, 1);
-        assert_eq!(pace.order(), Order::End);
-    }
-
-    #[test]
-    fn a_connection_that_asks_for_nothing_ends_after_a_goodbye() {
-        let keeper = Keeper::default();
-        let pace = keeper.add(1, false, false);
-        drop(pace.begin());
-        beat(&keeper, IDLE_BEATS);
-        assert_eq!(pace.order(), Order::Serve);
-        beat(&keeper, 1);
-        assert_eq!(pace.order(), Order::Finish);
-        beat(&keeper, GOODBYE_BEATS - 1);
-        assert_eq!(pace.order(), Order::Finish);
-        beat(&keeper, 1);
-        assert_eq!(pace.order(), Order::End);
-    }
-
-    #[test]
-    fn a_first_head_is_awaited_for_ten_seconds() {
-        let keeper = Keeper::default();
-        let pace = keeper.add(1, false, false);
-        beat(&keeper, HEAD_BEATS);
-        assert_eq!(pace.order(), Order::Serve);
-        beat(&keeper, 1);
-        assert_eq!(pace.order(), Order::End);
-    }
-
-    #[test]
-    fn a_client_that_takes_nothing_has_a_minute() {
-        let keeper = Keeper::default();
-        let pace = keeper.add(1, false, false);
-        let answering = pace.begin();
-        pace.on_write(false);
-        for _ in 0..5 {
-            beat(&keeper, STALL_BEATS);
-            assert_eq!(pace.order(), Order::Serve);
-            // However little it takes, it lives.
-            pace.on_write(true);
-            pace.on_write(false);
-        }
-        // The rest may take long after the last piece was handed over.
-        drop(answering);
-        beat(&keeper, STALL_BEATS);
-        pace.on_write(true);
-        beat(&keeper, STALL_BEATS);
-        pace.on_write(true);
-        pace.on_flush(true);
-        beat(&keeper, IDLE_BEATS);
-        assert_eq!(pace.order(), Order::Serve);
-
-        let _answering = pace.begin();
-        pace.on_flush(false);
-        beat(&keeper, STALL_BEATS);
-        assert_eq!(pace.order(), Order::Serve);
-        beat(&keeper, 1);
-        assert_eq!(pace.order(), Order::End);
-    }
-
-    #[test]
-    fn pings_keep_no_connection_of_http_2() {
-        let keeper = Keeper::default();
-        let pace = keeper.add(1, true, false);
-        drop(pace.begin());
-        for _ in 0..=IDLE_BEATS {
-            assert_eq!(pace.order(), Order::Serve);
-            keeper.beat();
-            pace.on_bytes();
-        }
-        assert_eq!(pace.order(), Order::Finish);
-    }
 
     #[tokio::test(start_paused = true)]
     async fn a_connection_is_flushed_since_nothing_waits_for_the_kernel() {
-        let pace = Keeper::default().add(1, true, false);
+        let pace = Pace::new(true, false, Arc::default());
         let flushed_for = || pace.flushed_since().elapsed().as_secs();
         time::advance(Duration::from_secs(5)).await;
         pace.on_flush(true);
@@ -495,25 +322,5 @@ mod tests {
         time::advance(Duration::from_secs(5)).await;
         pace.on_flush(true);
         assert_eq!(flushed_for(), 5);
-    }
-
-    #[test]
-    fn a_connection_that_came_late_is_answered_first() {
-        let keeper = Keeper::default();
-        let (early, late) = (keeper.add(1, false, false), keeper.add(2, false, true));
-        keeper.finish(|pace| !pace.late);
-        assert_eq!((early.order(), late.order()), (Order::Finish, Order::Serve));
-        keeper.finish(|_| true);
-        assert_eq!(late.order(), Order::Finish);
-    }
-
-    #[test]
-    fn a_connection_is_forgotten_with_its_end_and_then_nothing_is_to_do() {
-        let keeper = Rc::<Keeper>::default();
-        let watch = |id| Watched { keeper: Rc::clone(&keeper), id, pace: keeper.add(id, false, false) };
-        let watched = [watch(1), watch(2)];
-        assert!(keeper.beat());
-        drop(watched);
-        assert!(!keeper.beat());
     }
 }

@@ -92,7 +92,6 @@ mod tests {
     use tokio::time;
 
     use super::*;
-    use crate::request::pace::Keeper;
 
     const PIECE_LEN: usize = 32 << 10;
 
@@ -192,7 +191,7 @@ mod tests {
         let run = async {
             for (window, taken, pauses, bytes, broken_s) in cases {
                 let begun = Instant::now();
-                let body = ask(&Keeper::default().add(1, true, false), window, pauses).await;
+                let body = ask(&Pace::new(true, false, Arc::default()), window, pauses).await;
                 let taking = time::timeout(Duration::from_secs(1_000), take(body, taken));
                 let case = format!("{window}, {taken}, {pauses:?}");
                 let Ok((came, reason)) = taking.await else { panic!("{case}: it has no end") };
@@ -209,7 +208,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_stream_is_not_blamed_for_a_connection_that_is_full() {
         let run = async {
-            let (pace, begun) = (Keeper::default().add(1, true, false), Instant::now());
+            let (pace, begun) = (Pace::new(true, false, Arc::default()), Instant::now());
             let mut taking = std::pin::pin!(async { take(ask(&pace, 0, &[0]).await, 0).await });
             pace.on_flush(false);
             assert!(time::timeout(Duration::from_secs(100), taking.as_mut()).await.is_err());

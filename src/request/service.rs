@@ -27,7 +27,8 @@ use crate::handler::Respond;
 use crate::listener::{Accepted, ConnInfo, GreetError, Stream};
 use crate::request::access_log::{AccessLog, Seen};
 use crate::request::body::{Body, BoxError, SharedBody, linger};
-use crate::request::pace::{InFlight, Keeper, Order, Pace, Paced};
+use crate::request::keeper::Keeper;
+use crate::request::pace::{InFlight, Order, Pace, Paced};
 use crate::request::patience;
 use crate::request::patience::NotTaken;
 use crate::request::{
