@@ -86,7 +86,7 @@ const REQUEST_ID_LEN_MAX: usize = 128;
 
 /// The digits of each byte.
 #[expect(clippy::indexing_slicing, reason = "done by the compiler")]
-const HEX: [[u8; 2]; 256] = {
+static HEX: [[u8; 2]; 256] = {
     let digits = b"0123456789abcdef";
     let mut pairs = [[0; 2]; 256];
     let mut byte = 0;
