@@ -48,13 +48,18 @@ struct Args {
     /// What it is measured beside
     #[arg(long, value_name = "PATH", default_value = "/usr/sbin/nginx")]
     nginx: PathBuf,
+    /// Have nginx start threads, too, which it uses for files alone. In a process with threads each call of the
+    /// system costs more, for they share the descriptors
+    #[arg(long)]
+    nginx_threads: bool,
 }
 
 fn main() -> Result<()> {
     let args = Args::parse();
     let processors = rounds::processors()?;
     let upstream = upstream::start()?;
-    let programs = Programs { nginx: &args.nginx, anteroom: &args.options.server };
+    let programs =
+        Programs { nginx: &args.nginx, nginx_threads: args.nginx_threads, anteroom: &args.options.server };
     args.options.run(|job, kind| measure(job, kind, &programs, upstream, processors))
 }
 

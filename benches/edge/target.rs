@@ -34,6 +34,7 @@ pub(crate) enum Kind {
 #[derive(Debug)]
 pub(crate) struct Programs<'a> {
     pub(crate) nginx: &'a Path,
+    pub(crate) nginx_threads: bool,
     pub(crate) anteroom: &'a Path,
 }
 
@@ -77,7 +78,7 @@ impl Target {
         let mut command = match kind {
             Kind::Nginx => {
                 let file = directory.path().join("nginx.conf");
-                fs::write(&file, nginx_conf(address, secure, upstream))?;
+                fs::write(&file, nginx_conf(address, secure, upstream, programs.nginx_threads))?;
                 let mut command = Command::new(programs.nginx);
                 command.arg("-e").arg("stderr").arg("-p").arg(directory.path()).arg("-c").arg(file);
                 command
@@ -134,7 +135,8 @@ impl Drop for Target {
 }
 
 /// One worker, and what an application behind nginx is usually told.
-fn nginx_conf(address: SocketAddr, secure: SocketAddr, upstream: SocketAddr) -> String {
+fn nginx_conf(address: SocketAddr, secure: SocketAddr, upstream: SocketAddr, threads: bool) -> String {
+    let aio = if threads { "threads" } else { "off" };
     let fixed = String::from_utf8_lossy(&http::body(http::SMALL_LEN)).into_owned();
     format!(
         r#"daemon off;
@@ -148,6 +150,7 @@ events {{
 }}
 
 http {{
+    aio {aio};
     access_log off;
     client_body_temp_path body;
     proxy_temp_path proxy;
