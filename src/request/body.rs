@@ -253,8 +253,9 @@ impl<B> fmt::Debug for RequestBody<B> {
 mod tests {
     use std::collections::VecDeque;
 
-    use super::*;
     use http_body_util::BodyExt as _;
+
+    use super::*;
 
     /// Pieces, each after a pause; `None` for one that breaks the body.
     struct Paced(VecDeque<(Duration, Option<usize>)>, Option<Pin<Box<Sleep>>>);
