@@ -92,6 +92,15 @@ impl NetStream {
         }
     }
 
+    /// Gives the kernel so long to hand over what is left of the last bytes. Without it a peer that reads nothing
+    /// keeps them for minutes. Rule: `TCP_USER_TIMEOUT` in tcp(7).
+    pub fn set_farewell(&self, timeout: Duration) {
+        if let Self::Tcp(stream) = self {
+            // A stream that does not take it is gone already.
+            SockRef::from(stream).set_tcp_user_timeout(Some(timeout)).unwrap_or_default();
+        }
+    }
+
     /// Tells the peer that nothing more will come.
     ///
     /// # Errors

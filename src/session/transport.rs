@@ -9,6 +9,7 @@ use std::io;
 use std::io::IoSlice;
 use std::pin::Pin;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
@@ -32,6 +33,20 @@ enum Kind {
 pub trait Duplex: AsyncRead + AsyncWrite + Unpin {}
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Duplex for S {}
+
+/// What the kernel still holds for a client when its socket has ended has so long to be taken.
+const FAREWELL_TIMEOUT: Duration = Duration::from_secs(30);
+
+impl Drop for Transport {
+    fn drop(&mut self) {
+        match self.0.get_mut() {
+            Kind::Net(stream) => stream.set_farewell(FAREWELL_TIMEOUT),
+            Kind::Tls(stream) => stream.set_farewell(FAREWELL_TIMEOUT),
+            // Within a connection of HTTP/2, which goes on.
+            Kind::Polled(_) => (),
+        }
+    }
+}
 
 impl From<Stream> for Transport {
     fn from(stream: Stream) -> Self {

@@ -2,10 +2,10 @@ use std::collections::VecDeque;
 use std::future::poll_fn;
 use std::sync::Arc;
 use std::task::Waker;
-use std::time::Duration;
 
 use rustls::pki_types::{PrivateKeyDer, ServerName};
 use rustls::{ClientConfig, ClientConnection, RootCertStore, ServerConfig, SupportedProtocolVersion};
+use socket2::SockRef;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::{TlsAcceptor, TlsConnector, client, server};
@@ -38,7 +38,7 @@ pub(in crate::session) async fn tls_pair(
     let (dialed, (accepted, _)) = (dialed.unwrap(), accepted.unwrap());
     dialed.set_nodelay(true).unwrap();
     // A window that is soon full.
-    socket2::SockRef::from(&accepted).set_send_buffer_size(4 << 10).unwrap();
+    SockRef::from(&accepted).set_send_buffer_size(4 << 10).unwrap();
     let name = ServerName::try_from("localhost").unwrap();
     let (accepted, dialed) = tokio::join!(
         TlsAcceptor::from(Arc::new(server)).accept(NetStream::Tcp(accepted)),
@@ -385,4 +385,17 @@ fn who_has_not_had_its_turn_yet_is_not_blocked_by_the_client() {
         assert_eq!(transport.write(Some(&mut context), &[IoSlice::new(b"x")]).unwrap(), 1);
         assert!(!transport.is_blocked());
     }
+}
+
+#[tokio::test]
+async fn what_is_left_of_a_socket_that_has_ended_has_thirty_seconds() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let (dialed, accepted) =
+        tokio::join!(TcpStream::connect(listener.local_addr().unwrap()), listener.accept());
+    let (_dialed, (accepted, _)) = (dialed.unwrap(), accepted.unwrap());
+    let same = SockRef::from(&accepted).try_clone().unwrap();
+    let transport = Transport::from(Stream::Plain(NetStream::Tcp(accepted)));
+    assert_eq!(same.tcp_user_timeout().unwrap(), None);
+    drop(transport);
+    assert_eq!(same.tcp_user_timeout().unwrap(), Some(FAREWELL_TIMEOUT));
 }

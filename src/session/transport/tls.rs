@@ -5,6 +5,7 @@ use std::io;
 use std::io::{IoSlice, Read, Write};
 use std::pin::Pin;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use rustls::ServerConnection;
 use tokio::io::{AsyncRead as _, ReadBuf};
@@ -36,6 +37,10 @@ impl Tls {
         let (stream, mut session) = stream.into_inner();
         session.set_buffer_limit(Some(RECORD_BYTES_MAX));
         Self { stream, session, sent: 0, fault: None }
+    }
+
+    pub(super) fn set_farewell(&self, timeout: Duration) {
+        self.stream.set_farewell(timeout);
     }
 
     pub(super) fn is_behind(&self) -> bool {
