@@ -39,8 +39,8 @@ struct Cycle {
 
 impl Clients {
     /// Clients that come back with what the server gave them, if they are to resume.
-    pub(crate) fn new(to: &Endpoint, roots: &RootCertStore, resume: bool, count: usize) -> Result<Self> {
-        let config = config(roots)?;
+    pub(crate) fn new(to: &Endpoint, resume: bool, count: usize) -> Result<Self> {
+        let config = to.tls.as_deref().context("an endpoint without TLS")?;
         let own = |_| {
             let mut config = config.clone();
             config.resumption =
@@ -113,11 +113,11 @@ impl Cycle {
 }
 
 /// TLS 1.3 with X25519, which both servers have: neither is asked for a harder exchange than the other.
-fn config(roots: &RootCertStore) -> Result<ClientConfig> {
+pub(crate) fn config(roots: RootCertStore) -> Result<ClientConfig> {
     let mut provider = aws_lc_rs::default_provider();
     provider.kx_groups = vec![aws_lc_rs::kx_group::X25519];
     Ok(ClientConfig::builder_with_provider(Arc::new(provider))
         .with_protocol_versions(&[&version::TLS13])?
-        .with_root_certificates(roots.clone())
+        .with_root_certificates(roots)
         .with_no_client_auth())
 }

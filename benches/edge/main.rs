@@ -1,7 +1,8 @@
 //! What proxying and TLS cost: anteroom beside nginx, in one run on the same machine.
 //!
-//! Each round does each job on both, each time freshly started with one worker and pinned to a processor of its own;
-//! this program is the clients and the application behind them on another. The figure to read is the ratio.
+//! Each round does each job on both, each time freshly started with one worker; they take turns on a processor of their
+//! own, part by part. This program is the clients and the application behind them on another. The figure to read is the
+//! ratio.
 //!
 //! ```text
 //! cargo bench --bench edge                              # everything, 5 rounds
@@ -27,17 +28,13 @@ mod handshake;
 #[expect(dead_code, reason = "each program has a use for a part of it")]
 mod support;
 
-use std::net::SocketAddr;
 use std::path::PathBuf;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use clap::Parser;
 
-use crate::job::Job;
-use crate::support::report::Figures;
 use crate::support::rounds::{self, Options};
-use crate::support::usage::Processors;
-use crate::target::{Kind, Programs, Target};
+use crate::target::{Programs, Target};
 
 /// Measures the server's processor time for each request, message and handshake beside that of nginx.
 #[derive(Parser)]
@@ -60,16 +57,5 @@ fn main() -> Result<()> {
     let upstream = upstream::start()?;
     let programs =
         Programs { nginx: &args.nginx, nginx_threads: args.nginx_threads, anteroom: &args.options.server };
-    args.options.run(|job, kind| measure(job, kind, &programs, upstream, processors))
-}
-
-fn measure(
-    job: &Job,
-    kind: Kind,
-    programs: &Programs<'_>,
-    upstream: SocketAddr,
-    processors: Option<Processors>,
-) -> Result<Figures> {
-    let target = Target::start(kind, programs, upstream, processors)?;
-    job.run(&target).with_context(|| format!("{} on {kind:?}; it wrote: {}", job.name, target.log()))
+    args.options.run(|job, kind| job.start(Target::start(kind, &programs, upstream, processors)?))
 }

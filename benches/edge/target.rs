@@ -4,13 +4,14 @@ use std::fs;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::process::Command;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use rustix::process::{Pid, Signal, kill_process};
-use rustls::RootCertStore;
 use tempfile::TempDir;
 
+use crate::handshake;
 use crate::http;
 use crate::support::client::Endpoint;
 use crate::support::process::{Process, SETTLE, free_addresses, sleep};
@@ -40,13 +41,11 @@ pub(crate) struct Programs<'a> {
 
 /// A running server. It is ended when this is dropped.
 pub(crate) struct Target {
-    kind: Kind,
+    pub(crate) kind: Kind,
     process: Process,
     pub(crate) endpoint: Endpoint,
     /// The same server through TLS.
     pub(crate) secure: Endpoint,
-    /// Who vouches for its certificate.
-    pub(crate) roots: RootCertStore,
     _directory: TempDir,
 }
 
@@ -90,9 +89,9 @@ impl Target {
         };
         let mut process = Process::start(&mut command, directory.path().join("log"), processors)?;
         process.wait_until_up(&[address, secure]).with_context(|| format!("{kind:?} did not come up"))?;
-        let endpoint = |address| Endpoint { address, tls: None };
-        let (endpoint, secure) = (endpoint(address), endpoint(secure));
-        Ok(Self { kind, process, endpoint, secure, roots, _directory: directory })
+        let endpoint = Endpoint { address, tls: None };
+        let secure = Endpoint { address: secure, tls: Some(Arc::new(handshake::config(roots)?)) };
+        Ok(Self { kind, process, endpoint, secure, _directory: directory })
     }
 
     /// The time used up to now by all processes of the server, once it has settled.

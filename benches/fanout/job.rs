@@ -2,14 +2,15 @@
 
 use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use rustix::process::{Resource, getrlimit, setrlimit};
 
 use crate::cycle;
 use crate::support::client::Endpoint;
 use crate::support::fanout::{Fanout, Path, Shape};
 use crate::support::process::sleep;
-use crate::support::report::{Column, Figures};
+use crate::support::report::{Column, Figures, Meter};
+use crate::support::rounds;
 use crate::target::Target;
 
 /// Descriptors that are not sockets of the load, on either side.
@@ -31,14 +32,30 @@ pub(crate) struct Job {
     work: Work,
 }
 
+/// What is done in each part; the warm-up comes before the first.
 #[derive(Clone, Debug)]
 enum Work {
     /// Processor time for each delivery. `warm_up` and `messages` are sent by each publisher.
     Fanout { shape: Shape, warm_up: u64, messages: u64 },
     /// Processor time for each cycle.
     Cycle { at_once: usize, warm_up: usize, cycles: usize },
-    /// Memory for each idle socket that has joined a room and seen a message.
+    /// Memory for each idle socket that has joined a room and seen a message. It is measured once.
     Memory { shape: Shape },
+}
+
+/// A job that is being done on a server.
+pub(crate) struct Attempt {
+    job: &'static str,
+    target: Target,
+    load: Load,
+    meter: Meter,
+}
+
+/// The clients of a server, and how much they do in each part.
+enum Load {
+    Fanout(Fanout, u64),
+    Cycle { at_once: usize, cycles: usize },
+    Memory(Shape, Option<Figures>),
 }
 
 /// All jobs, in the order in which they are done.
@@ -51,20 +68,20 @@ pub(crate) fn all() -> Vec<Job> {
     let cycle = |warm_up, cycles| Work::Cycle { at_once: 32, warm_up, cycles };
     let idle = Work::Memory { shape: rooms(Path::Room, 100, 50) };
     vec![
-        job("room-100-w1", "1 room of 100, window 1", fanout(room(100, 1, 1), 500, 3_000)),
-        job("room-1000-w1", "1 room of 1000, window 1", fanout(room(1000, 1, 1), 50, 300)),
-        job("room-100-w16", "1 room of 100, window 16", fanout(room(100, 1, 16), 500, 5_000)),
-        job("room-1000-w16", "1 room of 1000, window 16", fanout(room(1000, 1, 16), 50, 500)),
-        job("room-1000-p50", "1 room of 1000, 50 publishers, window 1", fanout(room(1000, 50, 1), 2, 10)),
-        job("rooms-100x10", "100 rooms of 10, window 1", fanout(rooms(Path::Room, 100, 10), 50, 300)),
-        job("echo", "echo, 100 sockets, window 1", fanout(rooms(Path::Echo, 100, 1), 300, 2_000)),
-        job("cycle", "connect, handshake, one echo, close; 32 at once", cycle(400, 4_000)),
+        job("room-100-w1", "1 room of 100, window 1", fanout(room(100, 1, 1), 500, 150)),
+        job("room-1000-w1", "1 room of 1000, window 1", fanout(room(1000, 1, 1), 50, 15)),
+        job("room-100-w16", "1 room of 100, window 16", fanout(room(100, 1, 16), 500, 250)),
+        job("room-1000-w16", "1 room of 1000, window 16", fanout(room(1000, 1, 16), 50, 25)),
+        job("room-1000-p50", "1 room of 1000, 50 publishers, window 1", fanout(room(1000, 50, 1), 2, 1)),
+        job("rooms-100x10", "100 rooms of 10, window 1", fanout(rooms(Path::Room, 100, 10), 50, 15)),
+        job("echo", "echo, 100 sockets, window 1", fanout(rooms(Path::Echo, 100, 1), 300, 100)),
+        job("cycle", "connect, handshake, one echo, close; 32 at once", cycle(400, 200)),
         job("idle", "idle sockets in rooms of 50", idle.clone()),
-        tls_job("tls-room-100-w1", "TLS, 1 room of 100, window 1", fanout(room(100, 1, 1), 500, 3_000)),
-        tls_job("tls-room-1000-w1", "TLS, 1 room of 1000, window 1", fanout(room(1000, 1, 1), 50, 300)),
-        tls_job("tls-room-100-w16", "TLS, 1 room of 100, window 16", fanout(room(100, 1, 16), 500, 5_000)),
-        tls_job("tls-room-1000-w16", "TLS, 1 room of 1000, window 16", fanout(room(1000, 1, 16), 50, 500)),
-        tls_job("tls-cycle", "TLS: connect, both handshakes, one echo, close; 32 at once", cycle(200, 1_000)),
+        tls_job("tls-room-100-w1", "TLS, 1 room of 100, window 1", fanout(room(100, 1, 1), 500, 150)),
+        tls_job("tls-room-1000-w1", "TLS, 1 room of 1000, window 1", fanout(room(1000, 1, 1), 50, 15)),
+        tls_job("tls-room-100-w16", "TLS, 1 room of 100, window 16", fanout(room(100, 1, 16), 500, 250)),
+        tls_job("tls-room-1000-w16", "TLS, 1 room of 1000, window 16", fanout(room(1000, 1, 16), 50, 25)),
+        tls_job("tls-cycle", "TLS: connect, both handshakes, one echo, close; 32 at once", cycle(200, 50)),
         tls_job("tls-idle", "TLS, idle sockets in rooms of 50", idle),
     ]
 }
@@ -77,31 +94,68 @@ impl Job {
                 shape.rooms = shape.rooms.min(3);
                 shape.members = shape.members.min(10);
                 shape.publishers = shape.publishers.min(shape.members);
-                (*warm_up, *messages) = (1, 20);
+                (*warm_up, *messages) = (1, 1);
             }
-            Work::Cycle { warm_up, cycles, .. } => (*warm_up, *cycles) = (1, 40),
+            Work::Cycle { warm_up, cycles, .. } => (*warm_up, *cycles) = (1, 2),
             Work::Memory { shape } => shape.rooms = 2,
         }
         self
     }
 
-    /// Does the job on a server that was started for it.
-    pub(crate) fn run(&self, target: &Target) -> Result<Figures> {
-        match self.work {
-            Work::Fanout { shape, warm_up, messages } => {
+    /// Brings a server that was started for it to where the measuring begins.
+    pub(crate) fn start(&self, target: Target) -> Result<Attempt> {
+        let load = self.work.load(&target).with_context(|| describe(self.name, &target))?;
+        Ok(Attempt { job: self.name, target, load, meter: Meter::default() })
+    }
+}
+
+impl Work {
+    fn load(&self, target: &Target) -> Result<Load> {
+        Ok(match *self {
+            Self::Fanout { shape, warm_up, messages } => {
                 let mut fanout = Fanout::open(&target.endpoint, shape)?;
                 fanout.run(warm_up)?;
-                let figures = Figures::of_load(|| target.usage(), || fanout.run(messages))?;
-                fanout.finish()?;
-                Ok(figures)
+                Load::Fanout(fanout, messages)
             }
-            Work::Cycle { at_once, warm_up, cycles } => {
+            Self::Cycle { at_once, warm_up, cycles } => {
                 cycle::run(&target.endpoint, at_once, warm_up)?;
-                Figures::of_load(|| target.usage(), || cycle::run(&target.endpoint, at_once, cycles))
+                Load::Cycle { at_once, cycles }
             }
-            Work::Memory { shape } => idle(target, shape),
+            Self::Memory { shape } => Load::Memory(shape, None),
+        })
+    }
+}
+
+impl rounds::Attempt for Attempt {
+    const PARTS: usize = 20;
+
+    fn go_on(&mut self) -> Result<()> {
+        let Self { job, target, load, meter } = self;
+        let done = match load {
+            Load::Fanout(fanout, messages) => meter.measure(|| target.usage(), || fanout.run(*messages)),
+            Load::Cycle { at_once, cycles } => {
+                meter.measure(|| target.usage(), || cycle::run(&target.endpoint, *at_once, *cycles))
+            }
+            Load::Memory(_, Some(_)) => Ok(()),
+            Load::Memory(shape, figures) => idle(target, *shape).map(|measured| *figures = Some(measured)),
+        };
+        done.with_context(|| describe(job, target))
+    }
+
+    fn finish(self) -> Result<Figures> {
+        match self.load {
+            Load::Fanout(fanout, _) => {
+                fanout.finish().with_context(|| describe(self.job, &self.target))?;
+                Ok(self.meter.figures())
+            }
+            Load::Cycle { .. } => Ok(self.meter.figures()),
+            Load::Memory(_, figures) => figures.context("it was not measured"),
         }
     }
+}
+
+fn describe(job: &str, target: &Target) -> String {
+    format!("{job} on {}; it wrote: {}", target.kind.name(), target.log())
 }
 
 /// Raises the limit of descriptors as far as it goes, for this program and the servers it starts.

@@ -1,7 +1,8 @@
 //! What a delivery costs: the server beside a bare `send` loop, in one run on the same machine.
 //!
-//! Each round does each job on both, each time freshly started and pinned to a processor of its own, with this
-//! program as the clients on another. The figure to read is the ratio: the machine's speed falls out of it.
+//! Each round does each job on both, each time freshly started; they take turns on a processor of their own, part by
+//! part, with this program as the clients on another. The figure to read is the ratio: the machine's speed falls out of
+//! it.
 //!
 //! ```text
 //! cargo bench --bench fanout                                # everything, 5 rounds
@@ -27,15 +28,11 @@ mod cycle;
 mod support;
 
 use std::net::SocketAddr;
-use std::path::Path;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use clap::Parser;
 
-use crate::job::Job;
-use crate::support::report::Figures;
 use crate::support::rounds::{self, Options};
-use crate::support::usage::Processors;
 use crate::target::{Kind, Target};
 
 /// Measures the server's processor time for each delivery beside that of a bare send loop.
@@ -56,11 +53,8 @@ fn main() -> Result<()> {
         return floor::serve(address);
     }
     let processors = rounds::processors()?;
-    args.options.run(|job, kind| measure(job, kind, &args.options.server, processors))
-}
-
-fn measure(job: &Job, kind: Kind, anteroom: &Path, processors: Option<Processors>) -> Result<Figures> {
-    let tls = job.tls && kind == Kind::Anteroom;
-    let target = Target::start(kind, tls, anteroom, processors)?;
-    job.run(&target).with_context(|| format!("{} on {kind:?}; it wrote: {}", job.name, target.log()))
+    args.options.run(|job, kind| {
+        let tls = job.tls && kind == Kind::Anteroom;
+        job.start(Target::start(kind, tls, &args.options.server, processors)?)
+    })
 }

@@ -32,7 +32,7 @@ const LOAD: &[Column] = &[
     Column("generator_share", "generator share", 2),
 ];
 
-/// What was counted while a load went through.
+/// What was counted while a part of a load went through.
 #[derive(Debug, Default)]
 pub(crate) struct Counts {
     /// Deliveries, requests or cycles.
@@ -40,6 +40,14 @@ pub(crate) struct Counts {
     pub(crate) elapsed: Duration,
     /// Of each unit, in microseconds, unsorted: of a delivery or a request from the sending to the last byte.
     pub(crate) latencies: Vec<u32>,
+}
+
+/// What the parts of a load cost both sides up to now.
+#[derive(Debug, Default)]
+pub(crate) struct Meter {
+    counts: Counts,
+    server: Duration,
+    generator: Duration,
 }
 
 /// All rounds of all jobs.
@@ -61,25 +69,36 @@ impl Figures {
         Self { columns, values }
     }
 
-    /// What a load costs both sides; `usage` says what the server has used up to now.
-    pub(crate) fn of_load(
+    /// What the ratio is taken of.
+    pub(crate) fn cost(&self) -> f64 {
+        self.values[0]
+    }
+}
+
+impl Meter {
+    /// Lets a part of the load through; `usage` says what the server has used up to now.
+    pub(crate) fn measure(
+        &mut self,
         usage: impl Fn() -> Result<Usage>,
-        load: impl FnOnce() -> Result<Counts>,
-    ) -> Result<Self> {
+        part: impl FnOnce() -> Result<Counts>,
+    ) -> Result<()> {
         let before = (usage()?, Usage::of_generator()?);
-        let counts = load()?;
-        let generator = Usage::of_generator()?.since(&before.1);
-        let server = usage()?.since(&before.0);
+        let Counts { units, elapsed, latencies } = part()?;
+        self.generator += Usage::of_generator()?.since(&before.1);
+        self.server += usage()?.since(&before.0);
+        self.counts.units += units;
+        self.counts.elapsed += elapsed;
+        self.counts.latencies.extend(latencies);
+        Ok(())
+    }
+
+    pub(crate) fn figures(self) -> Figures {
+        let Self { counts, server, generator } = self;
         let (units, seconds) = (counts.units as f64, counts.elapsed.as_secs_f64());
         let [p50, p99] = percentiles(counts.latencies);
         let cpu = server.as_secs_f64() * 1e6 / units;
         let shares = [server.as_secs_f64() / seconds, generator.as_secs_f64() / seconds];
-        Ok(Self::new(LOAD, vec![cpu, units / seconds, p50, p99, shares[0], shares[1]]))
-    }
-
-    /// What the ratio is taken of.
-    pub(crate) fn cost(&self) -> f64 {
-        self.values[0]
+        Figures::new(LOAD, vec![cpu, units / seconds, p50, p99, shares[0], shares[1]])
     }
 }
 

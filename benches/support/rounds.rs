@@ -10,6 +10,18 @@ use crate::support::report::{Figures, Report, Round};
 use crate::support::usage::Processors;
 use crate::target::Kind;
 
+/// A job that is being done on a server which was started for it.
+pub(crate) trait Attempt {
+    /// In how many parts it is done.
+    const PARTS: usize;
+
+    /// Does the next part.
+    fn go_on(&mut self) -> Result<()>;
+
+    /// What all of it has cost.
+    fn finish(self) -> Result<Figures>;
+}
+
 /// The options of every program.
 #[derive(clap::Args)]
 pub(crate) struct Options {
@@ -34,20 +46,13 @@ pub(crate) struct Options {
 
 impl Options {
     /// Does each job on both servers in every round, and prints what was measured.
-    pub(crate) fn run(&self, measure: impl Fn(&Job, Kind) -> Result<Figures>) -> Result<()> {
+    pub(crate) fn run<A: Attempt>(&self, start: impl Fn(&Job, Kind) -> Result<A>) -> Result<()> {
         let smoke = self.test || !self.bench;
         let rounds = if smoke { 1 } else { self.rounds };
         let mut report = Report::new(self.selected(smoke)?);
         for round in 0..rounds {
             for (job, done) in report.jobs_mut() {
-                // Neither of them always comes second.
-                let result = if round % 2 == 0 {
-                    let beside = measure(job, Kind::BESIDE)?;
-                    Round { beside, anteroom: measure(job, Kind::Anteroom)? }
-                } else {
-                    let anteroom = measure(job, Kind::Anteroom)?;
-                    Round { beside: measure(job, Kind::BESIDE)?, anteroom }
-                };
+                let result = in_turns(start(job, Kind::BESIDE)?, start(job, Kind::Anteroom)?)?;
                 eprintln!(
                     "round {} of {rounds}: {}: {:.2} over {:.2}, ratio {:.3}",
                     round + 1,
@@ -78,6 +83,18 @@ impl Options {
             .filter(|job| self.jobs.is_empty() || self.jobs.iter().any(|name| name == job.name));
         Ok(wanted.map(|job| if smoke { job.smoke() } else { job }).collect())
     }
+}
+
+/// Part by part, so that what slows the machine down for a while slows down both.
+fn in_turns<A: Attempt>(mut beside: A, mut anteroom: A) -> Result<Round> {
+    for part in 0..A::PARTS {
+        // Neither of them always comes second.
+        let turns = if part % 2 == 0 { [&mut beside, &mut anteroom] } else { [&mut anteroom, &mut beside] };
+        for attempt in turns {
+            attempt.go_on()?;
+        }
+    }
+    Ok(Round { beside: beside.finish()?, anteroom: anteroom.finish()? })
 }
 
 /// The processors of this program and of the server; from now on this program keeps to its own.
