@@ -17,7 +17,7 @@ pub use conn::{ClientCertificate, ConnInfo, OpenConn, Peer, TlsInfo, counted_as}
 pub use greet::{Accepted, GreetError};
 pub use metrics::{ListenerMetrics, Metrics, TlsMetrics};
 pub use proxy_protocol::{Header, InvalidHeader, ProxyProtocol};
-pub use stream::{NetStream, StdStream, Stream};
+pub use stream::{NetStream, Readable, StdStream, Stream};
 pub use tls::{Certificate, CertificateStore, ClientAuth, InvalidCertificate, Tls, TlsError};
 
 /// Reads a PROXY header, for the fuzzer: it lives outside of this crate, where nothing else needs this.

@@ -3,14 +3,16 @@
 use std::io;
 use std::io::{IoSlice, Write as _};
 use std::net::Shutdown;
+use std::os::fd::{AsFd as _, BorrowedFd};
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use rustix::net::RecvFlags;
+use rustix::net::{RecvFlags, SendFlags};
 use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
+use tokio::task::coop;
 use tokio_rustls::server::TlsStream;
 
 /// Pieces that come to no more than this are written as one, in bytes.
@@ -92,6 +94,77 @@ impl NetStream {
         }
     }
 
+    /// Reads what is there, or asks to be woken.
+    ///
+    /// As `poll_read` of tokio with less around the call of the system, which counts where a message costs little else:
+    /// nothing is registered as long as there is something to read, and no cancellation point of the C library is passed.
+    fn poll_recv(&self, context: &mut Context<'_>, buffer: &mut [u8]) -> Poll<io::Result<usize>> {
+        let budget = ready!(coop::poll_proceed(context));
+        loop {
+            let mut received = None;
+            let len_max = buffer.len();
+            let recv = |stream: BorrowedFd<'_>| {
+                let (_, len) = rustix::net::recv(stream, &mut *buffer, RecvFlags::empty())?;
+                received = Some(len);
+                // There was no more, which need not be found out by another call.
+                if 0 < len && len < len_max { Err(io::ErrorKind::WouldBlock.into()) } else { Ok(()) }
+            };
+            let done = self.try_io(Interest::READABLE, recv);
+            match (received, done) {
+                (Some(len), _) => {
+                    budget.made_progress();
+                    return Poll::Ready(Ok(len));
+                }
+                (None, Err(error)) if error.kind() != io::ErrorKind::WouldBlock => {
+                    return Poll::Ready(Err(error));
+                }
+                (None, _) => ready!(self.poll_read_ready(context))?,
+            }
+        }
+    }
+
+    /// Writes what the kernel takes, or asks to be woken; as [`NetStream::poll_recv`].
+    fn poll_send(&self, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        let budget = ready!(coop::poll_proceed(context));
+        loop {
+            let mut sent = None;
+            let send = |stream: BorrowedFd<'_>| {
+                let len = rustix::net::send(stream, bytes, SendFlags::NOSIGNAL)?;
+                sent = Some(len);
+                if 0 < len && len < bytes.len() { Err(io::ErrorKind::WouldBlock.into()) } else { Ok(()) }
+            };
+            let done = self.try_io(Interest::WRITABLE, send);
+            match (sent, done) {
+                (Some(len), _) => {
+                    budget.made_progress();
+                    return Poll::Ready(Ok(len));
+                }
+                (None, Err(error)) if error.kind() != io::ErrorKind::WouldBlock => {
+                    return Poll::Ready(Err(error));
+                }
+                (None, _) => ready!(self.poll_write_ready(context))?,
+            }
+        }
+    }
+
+    fn try_io<T>(
+        &self,
+        interest: Interest,
+        call: impl FnOnce(BorrowedFd<'_>) -> io::Result<T>,
+    ) -> io::Result<T> {
+        match self {
+            Self::Tcp(stream) => stream.try_io(interest, || call(stream.as_fd())),
+            Self::Unix(stream) => stream.try_io(interest, || call(stream.as_fd())),
+        }
+    }
+
+    fn poll_read_ready(&self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self {
+            Self::Tcp(stream) => stream.poll_read_ready(context),
+            Self::Unix(stream) => stream.poll_read_ready(context),
+        }
+    }
+
     /// Gives the kernel so long to hand over what is left of the last bytes. Without it a peer that reads nothing
     /// keeps them for minutes. Rule: `TCP_USER_TIMEOUT` in tcp(7).
     pub fn set_farewell(&self, timeout: Duration) {
@@ -120,6 +193,12 @@ impl AsyncRead for NetStream {
         context: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
+        // What was never written to would have to be filled with zeros first.
+        if buffer.initialized().len() == buffer.capacity() {
+            let len = ready!(self.poll_recv(context, buffer.initialize_unfilled()))?;
+            buffer.advance(len);
+            return Poll::Ready(Ok(()));
+        }
         match self.get_mut() {
             Self::Tcp(stream) => Pin::new(stream).poll_read(context, buffer),
             Self::Unix(stream) => Pin::new(stream).poll_read(context, buffer),
@@ -129,10 +208,7 @@ impl AsyncRead for NetStream {
 
 impl AsyncWrite for NetStream {
     fn poll_write(self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        match self.get_mut() {
-            Self::Tcp(stream) => Pin::new(stream).poll_write(context, bytes),
-            Self::Unix(stream) => Pin::new(stream).poll_write(context, bytes),
-        }
+        self.poll_send(context, bytes)
     }
 
     fn poll_write_vectored(
@@ -178,6 +254,32 @@ impl AsyncWrite for NetStream {
     }
 }
 
+/// A stream that may tell whether there is anything to read.
+///
+/// A reader that was pending before need not read again as long as there is nothing.
+pub trait Readable: AsyncRead {
+    /// Whether a read may find something, be it the end.
+    fn is_readable(&self) -> bool {
+        true
+    }
+
+    /// Ready as soon as a read may find something.
+    fn poll_readable(&self, _: &mut Context<'_>) -> Poll<()> {
+        Poll::Ready(())
+    }
+}
+
+impl Readable for NetStream {
+    fn is_readable(&self) -> bool {
+        self.try_io(Interest::READABLE, |_| Ok(())).is_ok()
+    }
+
+    fn poll_readable(&self, context: &mut Context<'_>) -> Poll<()> {
+        // What has failed says so when it is read.
+        self.poll_read_ready(context).map(|_| ())
+    }
+}
+
 /// A connection that HTTP is spoken on, by default as a server.
 #[derive(Debug)]
 pub enum Stream<T = TlsStream<NetStream>> {
@@ -210,6 +312,23 @@ impl<T: AsyncRead + Unpin> AsyncRead for Stream<T> {
         match self.get_mut() {
             Self::Plain(stream) => Pin::new(stream).poll_read(context, buffer),
             Self::Tls(stream) => Pin::new(stream).poll_read(context, buffer),
+        }
+    }
+}
+
+impl<T: AsyncRead + Unpin> Readable for Stream<T> {
+    fn is_readable(&self) -> bool {
+        match self {
+            Self::Plain(stream) => stream.is_readable(),
+            // There may be something between the two.
+            Self::Tls(_) => true,
+        }
+    }
+
+    fn poll_readable(&self, context: &mut Context<'_>) -> Poll<()> {
+        match self {
+            Self::Plain(stream) => stream.poll_readable(context),
+            Self::Tls(_) => Poll::Ready(()),
         }
     }
 }
@@ -251,6 +370,101 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for Stream<T> {
         match self.get_mut() {
             Self::Plain(stream) => Pin::new(stream).poll_shutdown(context),
             Self::Tls(stream) => Pin::new(stream).poll_shutdown(context),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::poll_fn;
+    use std::time::Duration;
+
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    use tokio::net::TcpListener;
+    use tokio::time;
+
+    use super::*;
+
+    const WAIT_MAX: Duration = Duration::from_secs(10);
+
+    /// Both ends of a connection, over TCP and over a UNIX socket.
+    async fn pairs() -> [(NetStream, NetStream); 2] {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let (one, other) =
+            tokio::join!(TcpStream::connect(listener.local_addr().unwrap()), listener.accept());
+        let (left, right) = UnixStream::pair().unwrap();
+        [
+            (NetStream::Tcp(one.unwrap()), NetStream::Tcp(other.unwrap().0)),
+            (NetStream::Unix(left), NetStream::Unix(right)),
+        ]
+    }
+
+    async fn within<T>(work: impl Future<Output = T>) -> T {
+        time::timeout(WAIT_MAX, work).await.unwrap()
+    }
+
+    #[tokio::test]
+    async fn what_comes_after_a_short_read_wakes_the_reader() {
+        for (mut ours, mut theirs) in pairs().await {
+            let mut buffer = [0; 16];
+            for sent in [b"one".as_slice(), b"two", b"0123456789abcdef"] {
+                theirs.write_all(sent).await.unwrap();
+                within(poll_fn(|context| ours.poll_readable(context))).await;
+                assert!(ours.is_readable());
+                let len = within(ours.read(&mut buffer)).await.unwrap();
+                assert_eq!(&buffer[..len], sent);
+                if len < buffer.len() {
+                    assert!(!ours.is_readable(), "it was not read to the end");
+                }
+            }
+            let pending = poll_fn(|context| Poll::Ready(Pin::new(&mut ours).poll_recv(context, &mut buffer)));
+            assert!(pending.await.is_pending());
+            assert!(!ours.is_readable());
+        }
+    }
+
+    #[tokio::test]
+    async fn an_end_that_came_with_the_last_bytes_is_seen() {
+        for (mut ours, mut theirs) in pairs().await {
+            theirs.write_all(b"last").await.unwrap();
+            theirs.shutdown().await.unwrap();
+            let mut buffer = [0; 16];
+            assert_eq!(within(ours.read(&mut buffer)).await.unwrap(), 4);
+            within(poll_fn(|context| ours.poll_readable(context))).await;
+            assert_eq!(within(ours.read(&mut buffer)).await.unwrap(), 0);
+            assert!(ours.is_readable());
+        }
+    }
+
+    #[tokio::test]
+    async fn a_writer_goes_on_when_the_kernel_takes_more() {
+        for (mut ours, mut theirs) in pairs().await {
+            let sent: Vec<u8> = (0..8 << 20).map(|at: u32| at.to_le_bytes()[1]).collect();
+            let mut received = vec![0; sent.len()];
+            let (written, read) =
+                within(async { tokio::join!(ours.write_all(&sent), theirs.read_exact(&mut received)) }).await;
+            written.unwrap();
+            read.unwrap();
+            assert!(received == sent);
+        }
+    }
+
+    #[tokio::test]
+    async fn what_has_failed_says_so() {
+        for (mut ours, theirs) in pairs().await {
+            drop(theirs);
+            let mut buffer = [0; 16];
+            assert_eq!(within(ours.read(&mut buffer)).await.unwrap(), 0);
+            // The first write may be taken before the peer answers it with a reset.
+            let failed = within(async {
+                loop {
+                    if let Err(error) = ours.write_all(b"more").await {
+                        return error.kind();
+                    }
+                    time::sleep(Duration::from_millis(1)).await;
+                }
+            });
+            assert!(matches!(failed.await, io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset));
         }
     }
 }

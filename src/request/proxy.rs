@@ -8,12 +8,12 @@ use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use http::header::{CONNECTION, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY, UPGRADE};
 use http::{HeaderValue, Method, Response, StatusCode, Version};
-use hyper::upgrade::OnUpgrade;
+use hyper::upgrade::{OnUpgrade, Upgraded};
 use hyper_util::rt::TokioIo;
 use tokio::time::Instant;
 
 use crate::files::{Files, Found};
-use crate::listener::OpenConn;
+use crate::listener::{OpenConn, Readable};
 use crate::request::body::{Body, BodyError, RequestBody};
 use crate::request::pace::Paced;
 use crate::request::service::{Answer, Visit, upgraded};
@@ -202,6 +202,9 @@ impl<H> Passage<H> {
         drop((open, hold));
     }
 }
+
+/// A stream of HTTP/2.
+impl Readable for TokioIo<Upgraded> {}
 
 /// The client gets `status`, for the application answers the handshake with `answered` and switches nothing.
 fn not_switched(status: StatusCode, answered: StatusCode) -> Rejection {

@@ -11,9 +11,11 @@ use std::time::Duration;
 use bytes::Bytes;
 use prometheus::IntGauge;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _, ReadBuf};
+use tokio::task::coop;
 use tokio::time;
 use tokio::time::Instant;
 
+use crate::listener::Readable;
 use crate::upstream::UpstreamStream;
 use crate::upstream::server::Flight;
 use crate::upstream::strand::Strand;
@@ -106,8 +108,29 @@ struct Pipe {
     bytes: u64,
     /// Bytes went on that may still be in TLS.
     unflushed: bool,
-    ended: bool,
-    shut: bool,
+    source: Source,
+}
+
+/// What is known of a reader.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Source {
+    /// There may be something to read.
+    #[default]
+    Open,
+    /// There was nothing, and it wakes this task when there is.
+    Awaited,
+    /// It has ended, which the writer is still to be told.
+    Ended,
+    /// The writer has been told.
+    Shut,
+}
+
+/// What was read.
+enum Read {
+    /// As much as there was room for, or the end.
+    Some,
+    /// All there was.
+    All,
 }
 
 /// Which side of a direction has failed.
@@ -121,8 +144,10 @@ enum Failed {
 ///
 /// The end of one side's stream is passed on, and the other may go on. `early` is what the client sent behind
 /// its handshake. At the end both streams are shut down.
+///
+/// Must be polled with one waker, as tasks are.
 pub async fn tunnel(
-    mut client: impl AsyncRead + AsyncWrite + Unpin,
+    mut client: impl Readable + AsyncWrite + Unpin,
     early: Bytes,
     tunnel: Tunnel,
     stop: impl Future<Output = ()>,
@@ -136,13 +161,11 @@ pub async fn tunnel(
     let quarter = silence_max / QUARTERS;
     let mut silence = pin!(time::sleep(quarter));
     let (mut moved, mut quiet_quarters) = (false, 0);
-    let mut strands = None;
+    let mut ends = None;
     let cause = poll_fn(|context| {
-        let [upwards, downwards, ends] =
-            strands.get_or_insert_with(|| [(); 3].map(|()| Strand::new(context.waker())));
         let before = (up.bytes, down.bytes);
-        let upwards = upwards.poll(|context| up.poll(context, &mut client, &mut server));
-        let downwards = downwards.poll(|context| down.poll(context, &mut server, &mut client));
+        let upwards = up.poll(context, &mut client, &mut server);
+        let downwards = down.poll(context, &mut server, &mut client);
         match (upwards, downwards) {
             (Poll::Ready(Err(Failed::Reader)), _) | (_, Poll::Ready(Err(Failed::Writer))) => {
                 return Poll::Ready(Cause::ClientLost);
@@ -150,11 +173,13 @@ pub async fn tunnel(
             (Poll::Ready(Err(Failed::Writer)), _) | (_, Poll::Ready(Err(Failed::Reader))) => {
                 return Poll::Ready(Cause::ServerLost);
             }
-            _ if up.shut && down.shut => return Poll::Ready(Cause::Closed),
+            _ if up.source == Source::Shut && down.source == Source::Shut => {
+                return Poll::Ready(Cause::Closed);
+            }
             _ => (),
         }
         moved |= before != (up.bytes, down.bytes);
-        ends.poll(|context| {
+        ends.get_or_insert_with(|| Strand::new(context.waker())).poll(|context| {
             if stop.as_mut().poll(context).is_ready() {
                 return Poll::Ready(Cause::Stopped);
             }
@@ -186,29 +211,44 @@ impl Pipe {
     fn poll(
         &mut self,
         context: &mut Context<'_>,
-        reader: &mut (impl AsyncRead + Unpin),
+        reader: &mut (impl Readable + Unpin),
         writer: &mut (impl AsyncWrite + Unpin),
     ) -> Poll<Result<(), Failed>> {
+        if self.source == Source::Awaited {
+            if !self.unflushed && !reader.is_readable() {
+                return Poll::Pending;
+            }
+            self.source = Source::Open;
+        }
         for _ in 0..READS_MAX {
             while !self.waiting.is_empty() {
                 let len = ready!(self.poll_write(context, writer)).map_err(|_| Failed::Writer)?;
                 self.waiting = self.waiting.split_off(len);
             }
-            if self.ended {
-                if !self.shut {
-                    ready!(Pin::new(&mut *writer).poll_shutdown(context)).map_err(|_| Failed::Writer)?;
-                    self.shut = true;
-                }
+            if self.source == Source::Ended {
+                ready!(Pin::new(&mut *writer).poll_shutdown(context)).map_err(|_| Failed::Writer)?;
+                self.source = Source::Shut;
+            }
+            if self.source == Source::Shut {
                 return Poll::Ready(Ok(()));
             }
-            let read = self.poll_read_on(context, reader, writer);
-            if read.is_pending() && self.unflushed {
+            let read = match self.poll_read_on(context, reader, writer)? {
+                Poll::Ready(Read::All) if self.waiting.is_empty() => reader.poll_readable(context),
+                read => read.map(|_| ()),
+            };
+            if read.is_pending() {
+                // A task out of budget was put off before its waker got anywhere.
+                if coop::has_budget_remaining() {
+                    self.source = Source::Awaited;
+                }
                 // What could not be read yet must not keep what was from going out.
-                if Pin::new(&mut *writer).poll_flush(context).map_err(|_| Failed::Writer)?.is_ready() {
+                if self.unflushed
+                    && Pin::new(&mut *writer).poll_flush(context).map_err(|_| Failed::Writer)?.is_ready()
+                {
                     self.unflushed = false;
                 }
             }
-            ready!(read)?;
+            ready!(read);
         }
         context.waker().wake_by_ref();
         Poll::Pending
@@ -234,14 +274,14 @@ impl Pipe {
         context: &mut Context<'_>,
         reader: &mut (impl AsyncRead + Unpin),
         writer: &mut (impl AsyncWrite + Unpin),
-    ) -> Poll<Result<(), Failed>> {
+    ) -> Poll<Result<Read, Failed>> {
         SCRATCH.with_borrow_mut(|scratch| {
             let mut buffer = ReadBuf::new(scratch);
             ready!(Pin::new(reader).poll_read(context, &mut buffer)).map_err(|_| Failed::Reader)?;
             let read = buffer.filled();
             if read.is_empty() {
-                self.ended = true;
-                return Poll::Ready(Ok(()));
+                self.source = Source::Ended;
+                return Poll::Ready(Ok(Read::Some));
             }
             let written = match Pin::new(writer).poll_write(context, read) {
                 Poll::Ready(Ok(len)) => len,
@@ -255,7 +295,7 @@ impl Pipe {
             if let Some(rest) = read.get(written..).filter(|rest| !rest.is_empty()) {
                 self.waiting = Bytes::copy_from_slice(rest);
             }
-            Poll::Ready(Ok(()))
+            Poll::Ready(Ok(if read.len() < CHUNK { Read::All } else { Read::Some }))
         })
     }
 }

@@ -4,6 +4,7 @@ use tokio::net::TcpStream;
 use tokio::sync::oneshot;
 
 use super::*;
+use crate::listener::NetStream;
 use crate::upstream::{Cause, tunnel};
 
 const SWITCH: &str = "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
@@ -60,7 +61,8 @@ async fn bytes_and_ends_go_both_ways_through_a_tunnel() {
         let upstream = bed.upstream(&[url], |_| ());
         let open = bed.tunnel(&upstream).await;
         let (mut client, ours) = pair().await;
-        let running = spawn_local(tunnel(ours, Bytes::from("first"), open, std::future::pending()));
+        let running =
+            spawn_local(tunnel(NetStream::Tcp(ours), Bytes::from("first"), open, std::future::pending()));
         let mut server = server.await.unwrap();
         assert_eq!(read_some(&mut client).await, "early");
         assert_eq!(read_some(&mut server).await, "first");
@@ -90,7 +92,7 @@ async fn a_tunnel_carries_more_than_it_holds() {
         let upstream = bed.upstream(&[url], |_| ());
         let open = bed.tunnel(&upstream).await;
         let (mut client, ours) = pair().await;
-        spawn_local(tunnel(ours, Bytes::new(), open, std::future::pending()));
+        spawn_local(tunnel(NetStream::Tcp(ours), Bytes::new(), open, std::future::pending()));
         let mut server = server.await.unwrap();
         let sent: Vec<u8> = (0..8 << 20).map(|at: u32| at.to_le_bytes()[1]).collect();
         let expected = sent.clone();
@@ -120,7 +122,7 @@ async fn a_tunnel_ends_when_nothing_moves_or_it_is_told_to() {
             let (mut client, ours) = pair().await;
             let stop = time::sleep(Duration::from_millis(stop_after));
             let started_at = Instant::now();
-            let running = spawn_local(tunnel(ours, Bytes::new(), open, stop));
+            let running = spawn_local(tunnel(NetStream::Tcp(ours), Bytes::new(), open, stop));
             let mut server = server.await.unwrap();
             assert_eq!(read_some(&mut client).await, "early");
             time::sleep(Duration::from_millis(20)).await;
