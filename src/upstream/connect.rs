@@ -5,6 +5,8 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
+use futures_util::StreamExt as _;
+use futures_util::stream::FuturesUnordered;
 use rustls::pki_types::ServerName;
 use tokio::net::{TcpStream, UnixStream, lookup_host};
 use tokio::time;
@@ -16,6 +18,8 @@ use crate::upstream::{ServerAddress, UpstreamError, UpstreamStream};
 
 /// Addresses older than this are looked up again.
 const RESOLVED_AGE_MAX: Duration = Duration::from_secs(10);
+/// How long an address has to itself before the next one is tried, too. Rule: RFC 8305, 5 ("Connection Attempt Delay").
+const HEAD_START: Duration = Duration::from_millis(250);
 /// The most addresses of one name that are tried.
 const ADDRESSES_MAX: usize = 8;
 
@@ -47,9 +51,12 @@ async fn open(upstream: &Upstream, server: &Server, deadline: Instant) -> io::Re
         }
         ServerAddress::Tcp { host, port, tls } => (host.as_str(), *port, *tls),
     };
-    let stream = match host.parse::<IpAddr>() {
-        Ok(ip) => TcpStream::connect(SocketAddr::new(ip, port)).await?,
-        Err(_) => connect_any(&resolve(server, host, port).await?, deadline).await?,
+    let stream = if let Ok(ip) = host.parse::<IpAddr>() {
+        TcpStream::connect(SocketAddr::new(ip, port)).await?
+    } else {
+        let stream = connect_any(&resolve(server, host, port).await?, deadline).await?;
+        server.prefer(stream.peer_addr()?);
+        stream
     };
     stream.set_nodelay(true)?;
     let stream = NetStream::Tcp(stream);
@@ -61,23 +68,27 @@ async fn open(upstream: &Upstream, server: &Server, deadline: Instant) -> io::Re
     Ok(UpstreamStream::Tls(Box::new(connector.0.connect(name, stream).await?)))
 }
 
-/// The first address that takes a connection; the error of the last one otherwise.
+/// A connection to the address that is the first to take one; the error of the last one otherwise.
 ///
-/// The addresses that are left share the time until the deadline, which the caller keeps: one of them that does not
-/// answer, as those of IPv6 do where a firewall swallows it, must not keep the others from being tried.
-async fn connect_any(mut left: &[SocketAddr], deadline: Instant) -> io::Result<TcpStream> {
-    while let [address, others @ ..] = left {
-        if others.is_empty() {
-            return TcpStream::connect(address).await;
+/// The next address is tried as soon as one has failed or has not answered for a while, as those of IPv6 do not where a
+/// firewall swallows them. Rule: RFC 8305, 5.
+async fn connect_any(addresses: &[SocketAddr], deadline: Instant) -> io::Result<TcpStream> {
+    let shares = u32::try_from(addresses.len().max(1)).unwrap_or(u32::MAX);
+    let pause = HEAD_START.min(deadline.saturating_duration_since(Instant::now()) / shares);
+    let mut left = addresses.iter();
+    let mut attempts = FuturesUnordered::new();
+    let mut error = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
+    loop {
+        attempts.extend(left.next().map(TcpStream::connect));
+        tokio::select! {
+            Some(attempt) = attempts.next() => match attempt {
+                Ok(stream) => return Ok(stream),
+                Err(failed) => error = failed,
+            },
+            () = time::sleep(pause), if 0 < left.len() => (),
+            else => return Err(error),
         }
-        let shares = u32::try_from(left.len()).unwrap_or(u32::MAX);
-        let share = deadline.saturating_duration_since(Instant::now()) / shares;
-        if let Ok(Ok(stream)) = time::timeout(share, TcpStream::connect(address)).await {
-            return Ok(stream);
-        }
-        left = others;
     }
-    Err(io::Error::new(io::ErrorKind::NotFound, "the name has no address"))
 }
 
 async fn resolve(server: &Server, host: &str, port: u16) -> io::Result<Arc<[SocketAddr]>> {

@@ -179,6 +179,7 @@ pub(super) struct Server {
     pub(super) id: u64,
     pub(super) address: ServerAddress,
     pub(super) label: String,
+    /// When its name was looked up, and the addresses: the one that took the last connection, then the others.
     pub(super) resolved: Mutex<Option<(Instant, Arc<[SocketAddr]>)>>,
     inflight: AtomicUsize,
     /// What the last health check found.
@@ -221,6 +222,18 @@ impl Server {
             failures: Mutex::default(),
             born_at: Instant::now(),
             up,
+        }
+    }
+
+    /// Puts an address of its name before the others, for it takes connections.
+    pub(super) fn prefer(&self, address: SocketAddr) {
+        let mut resolved = self.resolved.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some((_, addresses)) = resolved.as_mut() else { return };
+        let at = addresses.iter().position(|known| *known == address);
+        if let Some(at @ 1..) = at
+            && let Some(upto) = Arc::make_mut(addresses).get_mut(..=at)
+        {
+            upto.rotate_right(1);
         }
     }
 

@@ -286,19 +286,46 @@ async fn an_address_that_does_not_answer_leaves_time_for_the_others_of_its_name(
         let (bed, (url, _)) = (Bed::new(), serve(vec![Does::Answers(OK)]).await);
         let (deaf, _listener, _waiting) = deaf();
         let upstream = bed.upstream(&["http://app.example".to_owned()], |settings| settings.keepalive = 0);
-        for (addresses, seconds) in
-            [(&[deaf, address(&url)][..], 2.5), (&[deaf, deaf, deaf, address(&url)], 3.75)]
-        {
+        let refusing = address(&refusing().await);
+        for (addresses, seconds) in [
+            (&[deaf, address(&url)][..], 0.25),
+            (&[deaf, deaf, deaf, address(&url)], 0.75),
+            (&[refusing, deaf, refusing, address(&url)], 0.25),
+        ] {
             resolve_to(&upstream, addresses);
-            let began_at = Instant::now();
-            assert_eq!(bed.get(&upstream).await.unwrap(), "ok");
-            assert!((began_at.elapsed().as_secs_f64() - seconds).abs() < 0.1, "{:?}", began_at.elapsed());
+            // Only the first connection has to find out.
+            for seconds in [seconds, 0.0] {
+                let began_at = Instant::now();
+                assert_eq!(bed.get(&upstream).await.unwrap(), "ok");
+                let elapsed = began_at.elapsed().as_secs_f64();
+                assert!((elapsed - seconds).abs() < 0.1, "{elapsed} s, {addresses:?}");
+            }
         }
         resolve_to(&upstream, &[deaf, deaf]);
         let began_at = Instant::now();
         let error = bed.get(&upstream).await.unwrap_err();
         assert!(matches!(error, UpstreamError::ConnectTimeout), "{error}");
         assert!((began_at.elapsed().as_secs_f64() - 5.0).abs() < 0.1, "{:?}", began_at.elapsed());
+        resolve_to(&upstream, &[deaf, refusing]);
+        let error = bed.get(&upstream).await.unwrap_err();
+        assert!(matches!(error, UpstreamError::ConnectTimeout), "{error}");
+        resolve_to(&upstream, &[refusing, refusing]);
+        let error = bed.get(&upstream).await.unwrap_err();
+        assert!(matches!(error, UpstreamError::Connect(_)), "{error}");
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_short_connect_timeout_leaves_time_for_all_addresses() {
+    local(async {
+        let (bed, (url, _)) = (Bed::new(), serve(vec![Does::Answers(OK)]).await);
+        let (deaf, _listener, _waiting) = deaf();
+        let upstream = bed.upstream(&["http://app.example".to_owned()], |settings| {
+            settings.connect_timeout = Duration::from_millis(200);
+        });
+        resolve_to(&upstream, &[deaf, deaf, deaf, address(&url)]);
+        assert_eq!(bed.get(&upstream).await.unwrap(), "ok");
     })
     .await;
 }
