@@ -95,46 +95,41 @@ impl NetStream {
     }
 
     /// Reads what is there, or asks to be woken.
-    ///
-    /// As `poll_read` of tokio with less around the call of the system, which counts where a message costs little else:
-    /// nothing is registered as long as there is something to read, and no cancellation point of the C library is passed.
     fn poll_recv(&self, context: &mut Context<'_>, buffer: &mut [u8]) -> Poll<io::Result<usize>> {
-        let budget = ready!(coop::poll_proceed(context));
-        loop {
-            let mut received = None;
-            let len_max = buffer.len();
-            let recv = |stream: BorrowedFd<'_>| {
-                let (_, len) = rustix::net::recv(stream, &mut *buffer, RecvFlags::empty())?;
-                received = Some(len);
-                // There was no more, which need not be found out by another call.
-                if 0 < len && len < len_max { Err(io::ErrorKind::WouldBlock.into()) } else { Ok(()) }
-            };
-            let done = self.try_io(Interest::READABLE, recv);
-            match (received, done) {
-                (Some(len), _) => {
-                    budget.made_progress();
-                    return Poll::Ready(Ok(len));
-                }
-                (None, Err(error)) if error.kind() != io::ErrorKind::WouldBlock => {
-                    return Poll::Ready(Err(error));
-                }
-                (None, _) => ready!(self.poll_read_ready(context))?,
-            }
-        }
+        self.poll_io(context, Interest::READABLE, buffer.len(), |stream| {
+            Ok(rustix::net::recv(stream, &mut *buffer, RecvFlags::empty())?.1)
+        })
     }
 
-    /// Writes what the kernel takes, or asks to be woken; as [`NetStream::poll_recv`].
+    /// Writes what the kernel takes, or asks to be woken.
     fn poll_send(&self, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        self.poll_io(context, Interest::WRITABLE, bytes.len(), |stream| {
+            Ok(rustix::net::send(stream, bytes, SendFlags::NOSIGNAL)?)
+        })
+    }
+
+    /// Moves at most `len_max` bytes by a call of the system, or asks to be woken.
+    ///
+    /// As `poll_read` and `poll_write` of tokio with less around the call, which counts where a message costs little else:
+    /// nothing is registered as long as bytes move, and no cancellation point of the C library is passed.
+    #[inline]
+    fn poll_io(
+        &self,
+        context: &mut Context<'_>,
+        interest: Interest,
+        len_max: usize,
+        mut call: impl FnMut(BorrowedFd<'_>) -> io::Result<usize>,
+    ) -> Poll<io::Result<usize>> {
         let budget = ready!(coop::poll_proceed(context));
         loop {
-            let mut sent = None;
-            let send = |stream: BorrowedFd<'_>| {
-                let len = rustix::net::send(stream, bytes, SendFlags::NOSIGNAL)?;
-                sent = Some(len);
-                if 0 < len && len < bytes.len() { Err(io::ErrorKind::WouldBlock.into()) } else { Ok(()) }
-            };
-            let done = self.try_io(Interest::WRITABLE, send);
-            match (sent, done) {
+            let mut moved = None;
+            let done = self.try_io(interest, |stream| {
+                let len = call(stream)?;
+                moved = Some(len);
+                // There was no more, or no more room, which need not be found out by another call.
+                if 0 < len && len < len_max { Err(io::ErrorKind::WouldBlock.into()) } else { Ok(()) }
+            });
+            match (moved, done) {
                 (Some(len), _) => {
                     budget.made_progress();
                     return Poll::Ready(Ok(len));
@@ -142,6 +137,7 @@ impl NetStream {
                 (None, Err(error)) if error.kind() != io::ErrorKind::WouldBlock => {
                     return Poll::Ready(Err(error));
                 }
+                (None, _) if interest == Interest::READABLE => ready!(self.poll_read_ready(context))?,
                 (None, _) => ready!(self.poll_write_ready(context))?,
             }
         }
