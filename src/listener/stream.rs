@@ -110,8 +110,8 @@ impl NetStream {
 
     /// Moves at most `len_max` bytes by a call of the system, or asks to be woken.
     ///
-    /// As `poll_read` and `poll_write` of tokio with less around the call, which counts where a message costs little else:
-    /// nothing is registered as long as bytes move, and no cancellation point of the C library is passed.
+    /// As `poll_read` and `poll_write` of tokio, without the cancellation points of the C library around the call, which
+    /// count where a message costs little else.
     #[inline]
     fn poll_io(
         &self,
@@ -120,8 +120,8 @@ impl NetStream {
         len_max: usize,
         mut call: impl FnMut(BorrowedFd<'_>) -> io::Result<usize>,
     ) -> Poll<io::Result<usize>> {
-        let budget = ready!(coop::poll_proceed(context));
         loop {
+            let budget = ready!(coop::poll_proceed(context));
             let mut moved = None;
             let done = self.try_io(interest, |stream| {
                 let len = call(stream)?;
@@ -137,17 +137,22 @@ impl NetStream {
                 (None, Err(error)) if error.kind() != io::ErrorKind::WouldBlock => {
                     return Poll::Ready(Err(error));
                 }
-                (None, _) if interest == Interest::READABLE => ready!(self.poll_read_ready(context))?,
-                (None, _) => ready!(self.poll_write_ready(context))?,
+                (None, _) => (),
             }
+            // Given back first: one who has no more would be put off without being registered.
+            drop(budget);
+            ready!(match interest {
+                Interest::READABLE => self.poll_read_ready(context),
+                _ => self.poll_write_ready(context),
+            })?;
         }
     }
 
-    fn try_io<T>(
+    fn try_io(
         &self,
         interest: Interest,
-        call: impl FnOnce(BorrowedFd<'_>) -> io::Result<T>,
-    ) -> io::Result<T> {
+        call: impl FnOnce(BorrowedFd<'_>) -> io::Result<()>,
+    ) -> io::Result<()> {
         match self {
             Self::Tcp(stream) => stream.try_io(interest, || call(stream.as_fd())),
             Self::Unix(stream) => stream.try_io(interest, || call(stream.as_fd())),
@@ -250,16 +255,15 @@ impl AsyncWrite for NetStream {
     }
 }
 
-/// A stream that may tell whether there is anything to read.
-///
-/// A reader that was pending before need not read again as long as there is nothing.
+/// A stream that may tell whether there is anything to read. By default it always says that there may be.
 pub trait Readable: AsyncRead {
-    /// Whether a read may find something, be it the end.
+    /// Whether a read may find something, be it the end. As long as it may not, the task whose read was pending last
+    /// is woken by what comes.
     fn is_readable(&self) -> bool {
         true
     }
 
-    /// Ready as soon as a read may find something.
+    /// Ready as soon as a read may find something; until then this is as good as a read that is pending.
     fn poll_readable(&self, _: &mut Context<'_>) -> Poll<()> {
         Poll::Ready(())
     }

@@ -1,10 +1,10 @@
-//! Parts of one task that are polled each for itself.
+//! A part of a task that is polled for itself.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, Wake, Waker};
 
-/// A part of a task. To ask all parts whenever one of them is woken costs a third of what a tunnel does for a message.
+/// A part of a task that is polled only when it was woken itself, so that what is rarely ready costs the others nothing.
 #[derive(Debug)]
 pub(super) struct Strand {
     knot: Arc<Knot>,

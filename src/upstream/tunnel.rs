@@ -125,14 +125,6 @@ enum Source {
     Shut,
 }
 
-/// What was read.
-enum Read {
-    /// As much as there was room for, or the end.
-    Some,
-    /// All there was.
-    All,
-}
-
 /// Which side of a direction has failed.
 enum Failed {
     Reader,
@@ -233,7 +225,8 @@ impl Pipe {
                 return Poll::Ready(Ok(()));
             }
             let read = match self.poll_read_on(context, reader, writer)? {
-                Poll::Ready(Read::All) if self.waiting.is_empty() => reader.poll_readable(context),
+                // There was room for more, so most likely there is none. What waits has to be written first.
+                Poll::Ready(1..CHUNK) if self.waiting.is_empty() => reader.poll_readable(context),
                 read => read.map(|_| ()),
             };
             if read.is_pending() {
@@ -268,20 +261,21 @@ impl Pipe {
         Poll::Ready(Ok(len))
     }
 
-    /// Reads once into the buffer of this thread and writes what the other side takes of it.
+    /// Reads once into the buffer of this thread and writes what the other side takes of it. Says how much it has read:
+    /// nothing at the end.
     fn poll_read_on(
         &mut self,
         context: &mut Context<'_>,
         reader: &mut (impl AsyncRead + Unpin),
         writer: &mut (impl AsyncWrite + Unpin),
-    ) -> Poll<Result<Read, Failed>> {
+    ) -> Poll<Result<usize, Failed>> {
         SCRATCH.with_borrow_mut(|scratch| {
             let mut buffer = ReadBuf::new(scratch);
             ready!(Pin::new(reader).poll_read(context, &mut buffer)).map_err(|_| Failed::Reader)?;
             let read = buffer.filled();
             if read.is_empty() {
                 self.source = Source::Ended;
-                return Poll::Ready(Ok(Read::Some));
+                return Poll::Ready(Ok(0));
             }
             let written = match Pin::new(writer).poll_write(context, read) {
                 Poll::Ready(Ok(len)) => len,
@@ -295,7 +289,88 @@ impl Pipe {
             if let Some(rest) = read.get(written..).filter(|rest| !rest.is_empty()) {
                 self.waiting = Bytes::copy_from_slice(rest);
             }
-            Poll::Ready(Ok(if read.len() < CHUNK { Read::All } else { Read::Some }))
+            Poll::Ready(Ok(read.len()))
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt as _, BufWriter, duplex};
+    use tokio::net::UnixStream;
+    use tokio::task::{LocalSet, spawn_local};
+
+    use super::*;
+    use crate::listener::NetStream;
+
+    const WAIT_MAX: Duration = Duration::from_secs(10);
+    const TEXT: &[u8] = b"some bytes, more than the writer takes at once";
+
+    /// Moves one way in a task of its own that has used so much of its budget before.
+    fn pipe(reader: UnixStream, mut writer: impl AsyncWrite + Unpin + 'static, used: usize) {
+        spawn_local(async move {
+            let mut reader = NetStream::Unix(reader);
+            let mut pipe = Pipe::default();
+            for _ in 0..used {
+                coop::consume_budget().await;
+            }
+            assert!(poll_fn(|context| pipe.poll(context, &mut reader, &mut writer)).await.is_ok());
+        });
+    }
+
+    async fn within(work: impl Future<Output = ()>) {
+        time::timeout(WAIT_MAX, LocalSet::new().run_until(work)).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_task_that_runs_out_of_budget_is_still_woken() {
+        within(async {
+            // More than any budget.
+            let mut pipes = Vec::new();
+            for used in 0..300 {
+                let (reader, theirs) = UnixStream::pair().unwrap();
+                let (writer, output) = duplex(64);
+                pipe(reader, writer, used);
+                pipes.push((theirs, output));
+            }
+            // All find nothing at first.
+            time::sleep(Duration::from_millis(50)).await;
+            for (used, (mut theirs, mut output)) in pipes.into_iter().enumerate() {
+                theirs.write_all(TEXT).await.unwrap();
+                let mut received = [0; TEXT.len()];
+                let arrived = time::timeout(Duration::from_secs(2), output.read_exact(&mut received)).await;
+                assert!(arrived.is_ok(), "nothing with {used} used");
+                assert_eq!(received, TEXT);
+            }
+        })
+        .await;
+    }
+
+    #[tokio::test]
+    async fn what_is_not_taken_at_once_is_written_though_nothing_follows() {
+        within(async {
+            let (reader, mut theirs) = UnixStream::pair().unwrap();
+            let (writer, mut output) = duplex(8);
+            pipe(reader, writer, 0);
+            theirs.write_all(TEXT).await.unwrap();
+            let mut received = [0; TEXT.len()];
+            output.read_exact(&mut received).await.unwrap();
+            assert_eq!(received, TEXT);
+        })
+        .await;
+    }
+
+    #[tokio::test]
+    async fn what_a_writer_keeps_is_flushed_though_nothing_follows() {
+        within(async {
+            let (reader, mut theirs) = UnixStream::pair().unwrap();
+            let (writer, mut output) = duplex(8);
+            pipe(reader, BufWriter::new(writer), 0);
+            theirs.write_all(TEXT).await.unwrap();
+            let mut received = [0; TEXT.len()];
+            output.read_exact(&mut received).await.unwrap();
+            assert_eq!(received, TEXT);
+        })
+        .await;
     }
 }
