@@ -1,8 +1,7 @@
 //! What a delivery costs: the server beside a bare `send` loop, in one run on the same machine.
 //!
-//! Each round does each job on both, each time freshly started; they take turns on a processor of their own, part by
-//! part, with this program as the clients on another. The figure to read is the ratio: the machine's speed falls out of
-//! it.
+//! Each round does each job on both, each time freshly started and pinned to a processor of its own, with this
+//! program as the clients on another. The figure to read is the ratio: the machine's speed falls out of it.
 //!
 //! ```text
 //! cargo bench --bench fanout                                # everything, 5 rounds

@@ -52,7 +52,7 @@ impl Options {
         let mut report = Report::new(self.selected(smoke)?);
         for round in 0..rounds {
             for (job, done) in report.jobs_mut() {
-                let result = in_turns(start(job, Kind::BESIDE)?, start(job, Kind::Anteroom)?)?;
+                let result = in_turns(round, start(job, Kind::BESIDE)?, start(job, Kind::Anteroom)?)?;
                 eprintln!(
                     "round {} of {rounds}: {}: {:.2} over {:.2}, ratio {:.3}",
                     round + 1,
@@ -86,10 +86,13 @@ impl Options {
 }
 
 /// Part by part, so that what slows the machine down for a while slows down both.
-fn in_turns<A: Attempt>(mut beside: A, mut anteroom: A) -> Result<Round> {
+fn in_turns<A: Attempt>(round: usize, mut beside: A, mut anteroom: A) -> Result<Round> {
     for part in 0..A::PARTS {
+        let mut turns = [&mut beside, &mut anteroom];
         // Neither of them always comes second.
-        let turns = if part % 2 == 0 { [&mut beside, &mut anteroom] } else { [&mut anteroom, &mut beside] };
+        if !(round + part).is_multiple_of(2) {
+            turns.reverse();
+        }
         for attempt in turns {
             attempt.go_on()?;
         }
