@@ -2,11 +2,10 @@
 
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 
 use crate::audience::{Audience, text_of};
 use crate::support::report::{Column, Figures, percentiles};
-use crate::support::rounds;
 use crate::target::{Asgi, Layer, PATH, Target};
 
 /// How long a message may take to reach all sockets before the run is given up.
@@ -41,13 +40,6 @@ pub(crate) struct Job {
     messages: u64,
 }
 
-/// A job that is being done on a server: all of it in one part, for the two are far apart.
-pub(crate) struct Attempt {
-    pub(crate) job: Job,
-    pub(crate) target: Target,
-    pub(crate) figures: Option<Figures>,
-}
-
 /// All jobs, in the order in which they are done.
 pub(crate) fn all() -> Vec<Job> {
     let job = |name, about, layer, asgi| Job {
@@ -74,7 +66,8 @@ impl Job {
         self
     }
 
-    fn run(&self, target: &mut Target) -> Result<Figures> {
+    /// Does the job on a server that was started for it.
+    pub(crate) fn run(&self, target: &mut Target) -> Result<Figures> {
         let mut audience = Audience::open(&target.endpoint, PATH, self.members)?;
         let mut number = 0;
         let deadline = Instant::now() + JOIN_MAX;
@@ -110,20 +103,5 @@ impl Job {
         let cpu = after.iter().zip(&before).map(|(after, before)| after.since(before));
         let cpu = cpu.map(|used| used.as_secs_f64() * 1e6 / self.messages as f64);
         Ok(Figures::new(BROADCAST, cpu.chain(percentiles(times)).chain(redis).collect()))
-    }
-}
-
-impl rounds::Attempt for Attempt {
-    const PARTS: usize = 1;
-
-    fn go_on(&mut self) -> Result<()> {
-        let Self { job, target, figures } = self;
-        let done = job.run(target);
-        *figures = Some(done.with_context(|| format!("{}; the server wrote: {}", job.name, target.log()))?);
-        Ok(())
-    }
-
-    fn finish(self) -> Result<Figures> {
-        self.figures.context("it was not measured")
     }
 }

@@ -31,12 +31,14 @@ mod support;
 
 use std::path::PathBuf;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use clap::Parser;
 
-use crate::job::Attempt;
+use crate::job::Job;
+use crate::support::report::Figures;
 use crate::support::rounds::{self, Options};
-use crate::target::{Programs, Target};
+use crate::support::usage::Processors;
+use crate::target::{Kind, Programs, Target};
 
 /// Measures what a message from Django to 1,000 sockets costs the server and Redis, beside Channels.
 #[derive(Parser)]
@@ -53,8 +55,15 @@ fn main() -> Result<()> {
     let args = Args::parse();
     let processors = rounds::processors()?;
     let programs = Programs { python: &args.python, anteroom: &args.options.server };
-    args.options.run(|job, kind| {
-        let target = Target::start(kind, job.layer, job.asgi, &programs, processors)?;
-        Ok(Attempt { job: job.clone(), target, figures: None })
-    })
+    args.options.run(|job, kind| measure(job, kind, &programs, processors))
+}
+
+fn measure(
+    job: &Job,
+    kind: Kind,
+    programs: &Programs<'_>,
+    processors: Option<Processors>,
+) -> Result<Figures> {
+    let mut target = Target::start(kind, job.layer, job.asgi, programs, processors)?;
+    job.run(&mut target).with_context(|| format!("{} on {kind:?}; it wrote: {}", job.name, target.log()))
 }

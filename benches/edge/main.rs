@@ -57,5 +57,5 @@ fn main() -> Result<()> {
     let upstream = upstream::start()?;
     let programs =
         Programs { nginx: &args.nginx, nginx_threads: args.nginx_threads, anteroom: &args.options.server };
-    args.options.run(|job, kind| job.start(Target::start(kind, &programs, upstream, processors)?))
+    args.options.run_in_turns(|job, kind| job.start(Target::start(kind, &programs, upstream, processors)?))
 }

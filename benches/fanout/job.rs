@@ -2,15 +2,14 @@
 
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use rustix::process::{Resource, getrlimit, setrlimit};
 
 use crate::cycle;
 use crate::support::client::Endpoint;
 use crate::support::fanout::{Fanout, Path, Shape};
 use crate::support::process::sleep;
-use crate::support::report::{Column, Figures, Meter};
-use crate::support::rounds;
+use crate::support::report::{Column, Figures};
 use crate::target::Target;
 
 /// Descriptors that are not sockets of the load, on either side.
@@ -40,22 +39,6 @@ enum Work {
     Cycle { at_once: usize, warm_up: usize, cycles: usize },
     /// Memory for each idle socket that has joined a room and seen a message.
     Memory { shape: Shape },
-}
-
-/// A job that is being done on a server: all of it in one part, for what comes and goes at its ends, when fewer messages
-/// than the window are on their way, is more for one of the two than for the other.
-pub(crate) struct Attempt {
-    job: &'static str,
-    target: Target,
-    load: Load,
-    meter: Meter,
-}
-
-/// The clients of a server, and how much they do.
-enum Load {
-    Fanout(Fanout, u64),
-    Cycle { at_once: usize, cycles: usize },
-    Memory(Shape, Option<Figures>),
 }
 
 /// All jobs, in the order in which they are done.
@@ -102,59 +85,23 @@ impl Job {
         self
     }
 
-    /// Brings a server that was started for it to where the measuring begins.
-    pub(crate) fn start(&self, target: Target) -> Result<Attempt> {
-        let load = self.work.load(&target).with_context(|| describe(self.name, &target))?;
-        Ok(Attempt { job: self.name, target, load, meter: Meter::default() })
-    }
-}
-
-impl Work {
-    fn load(&self, target: &Target) -> Result<Load> {
-        Ok(match *self {
-            Self::Fanout { shape, warm_up, messages } => {
+    /// Does the job on a server that was started for it.
+    pub(crate) fn run(&self, target: &Target) -> Result<Figures> {
+        match self.work {
+            Work::Fanout { shape, warm_up, messages } => {
                 let mut fanout = Fanout::open(&target.endpoint, shape)?;
                 fanout.run(warm_up)?;
-                Load::Fanout(fanout, messages)
+                let figures = Figures::of_load(|| target.usage(), || fanout.run(messages))?;
+                fanout.finish()?;
+                Ok(figures)
             }
-            Self::Cycle { at_once, warm_up, cycles } => {
+            Work::Cycle { at_once, warm_up, cycles } => {
                 cycle::run(&target.endpoint, at_once, warm_up)?;
-                Load::Cycle { at_once, cycles }
+                Figures::of_load(|| target.usage(), || cycle::run(&target.endpoint, at_once, cycles))
             }
-            Self::Memory { shape } => Load::Memory(shape, None),
-        })
-    }
-}
-
-impl rounds::Attempt for Attempt {
-    const PARTS: usize = 1;
-
-    fn go_on(&mut self) -> Result<()> {
-        let Self { job, target, load, meter } = self;
-        let done = match load {
-            Load::Fanout(fanout, messages) => meter.measure(|| target.usage(), || fanout.run(*messages)),
-            Load::Cycle { at_once, cycles } => {
-                meter.measure(|| target.usage(), || cycle::run(&target.endpoint, *at_once, *cycles))
-            }
-            Load::Memory(shape, figures) => idle(target, *shape).map(|measured| *figures = Some(measured)),
-        };
-        done.with_context(|| describe(job, target))
-    }
-
-    fn finish(self) -> Result<Figures> {
-        match self.load {
-            Load::Fanout(fanout, _) => {
-                fanout.finish().with_context(|| describe(self.job, &self.target))?;
-                Ok(self.meter.figures())
-            }
-            Load::Cycle { .. } => Ok(self.meter.figures()),
-            Load::Memory(_, figures) => figures.context("it was not measured"),
+            Work::Memory { shape } => idle(target, shape),
         }
     }
-}
-
-fn describe(job: &str, target: &Target) -> String {
-    format!("{job} on {}; it wrote: {}", target.kind.name(), target.log())
 }
 
 /// Raises the limit of descriptors as far as it goes, for this program and the servers it starts.

@@ -27,11 +27,15 @@ mod cycle;
 mod support;
 
 use std::net::SocketAddr;
+use std::path::Path;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use clap::Parser;
 
+use crate::job::Job;
+use crate::support::report::Figures;
 use crate::support::rounds::{self, Options};
+use crate::support::usage::Processors;
 use crate::target::{Kind, Target};
 
 /// Measures the server's processor time for each delivery beside that of a bare send loop.
@@ -52,8 +56,11 @@ fn main() -> Result<()> {
         return floor::serve(address);
     }
     let processors = rounds::processors()?;
-    args.options.run(|job, kind| {
-        let tls = job.tls && kind == Kind::Anteroom;
-        job.start(Target::start(kind, tls, &args.options.server, processors)?)
-    })
+    args.options.run(|job, kind| measure(job, kind, &args.options.server, processors))
+}
+
+fn measure(job: &Job, kind: Kind, anteroom: &Path, processors: Option<Processors>) -> Result<Figures> {
+    let tls = job.tls && kind == Kind::Anteroom;
+    let target = Target::start(kind, tls, anteroom, processors)?;
+    job.run(&target).with_context(|| format!("{} on {kind:?}; it wrote: {}", job.name, target.log()))
 }

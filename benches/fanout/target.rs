@@ -33,7 +33,6 @@ impl Kind {
 
 /// A running server. It is killed when this is dropped.
 pub(crate) struct Target {
-    pub(crate) kind: Kind,
     process: Process,
     pub(crate) endpoint: Endpoint,
     _directory: TempDir,
@@ -62,7 +61,7 @@ impl Target {
         };
         let mut process = Process::start(&mut command, directory.path().join("log"), processors)?;
         process.wait_until_up(&[address]).with_context(|| format!("{kind:?} did not come up"))?;
-        Ok(Self { kind, process, endpoint, _directory: directory })
+        Ok(Self { process, endpoint, _directory: directory })
     }
 
     /// The time used up to now, once the server has settled.

@@ -69,6 +69,16 @@ impl Figures {
         Self { columns, values }
     }
 
+    /// What a load costs that goes through in one part.
+    pub(crate) fn of_load(
+        usage: impl Fn() -> Result<Usage>,
+        load: impl FnOnce() -> Result<Counts>,
+    ) -> Result<Self> {
+        let mut meter = Meter::default();
+        meter.measure(usage, load)?;
+        Ok(meter.figures())
+    }
+
     /// What the ratio is taken of.
     pub(crate) fn cost(&self) -> f64 {
         self.values[0]

@@ -10,7 +10,7 @@ use crate::support::report::{Figures, Report, Round};
 use crate::support::usage::Processors;
 use crate::target::Kind;
 
-/// A job that is being done on a server which was started for it.
+/// A job that is being done on a server which was started for it, part by part.
 pub(crate) trait Attempt {
     /// In how many parts it is done.
     const PARTS: usize;
@@ -45,14 +45,45 @@ pub(crate) struct Options {
 }
 
 impl Options {
-    /// Does each job on both servers in every round, and prints what was measured.
-    pub(crate) fn run<A: Attempt>(&self, start: impl Fn(&Job, Kind) -> Result<A>) -> Result<()> {
+    /// Does each job on both servers in every round, on one after the other, and prints what was measured.
+    pub(crate) fn run(&self, measure: impl Fn(&Job, Kind) -> Result<Figures>) -> Result<()> {
+        self.report(|round, job| {
+            // Neither of them always comes second.
+            if round.is_multiple_of(2) {
+                let beside = measure(job, Kind::BESIDE)?;
+                Ok(Round { beside, anteroom: measure(job, Kind::Anteroom)? })
+            } else {
+                let anteroom = measure(job, Kind::Anteroom)?;
+                Ok(Round { beside: measure(job, Kind::BESIDE)?, anteroom })
+            }
+        })
+    }
+
+    /// The same, where both servers take turns within a round, so that what slows the machine down for a while slows
+    /// down both. Not for loads whose begin and end cost one of them more than the other, for each part has its own.
+    pub(crate) fn run_in_turns<A: Attempt>(&self, start: impl Fn(&Job, Kind) -> Result<A>) -> Result<()> {
+        self.report(|round, job| {
+            let (mut beside, mut anteroom) = (start(job, Kind::BESIDE)?, start(job, Kind::Anteroom)?);
+            for part in 0..A::PARTS {
+                let mut turns = [&mut beside, &mut anteroom];
+                if !(round + part).is_multiple_of(2) {
+                    turns.reverse();
+                }
+                for attempt in turns {
+                    attempt.go_on()?;
+                }
+            }
+            Ok(Round { beside: beside.finish()?, anteroom: anteroom.finish()? })
+        })
+    }
+
+    fn report(&self, measure: impl Fn(usize, &Job) -> Result<Round>) -> Result<()> {
         let smoke = self.test || !self.bench;
         let rounds = if smoke { 1 } else { self.rounds };
         let mut report = Report::new(self.selected(smoke)?);
         for round in 0..rounds {
             for (job, done) in report.jobs_mut() {
-                let result = in_turns(round, start(job, Kind::BESIDE)?, start(job, Kind::Anteroom)?)?;
+                let result = measure(round, job)?;
                 eprintln!(
                     "round {} of {rounds}: {}: {:.2} over {:.2}, ratio {:.3}",
                     round + 1,
@@ -83,21 +114,6 @@ impl Options {
             .filter(|job| self.jobs.is_empty() || self.jobs.iter().any(|name| name == job.name));
         Ok(wanted.map(|job| if smoke { job.smoke() } else { job }).collect())
     }
-}
-
-/// Part by part, so that what slows the machine down for a while slows down both.
-fn in_turns<A: Attempt>(round: usize, mut beside: A, mut anteroom: A) -> Result<Round> {
-    for part in 0..A::PARTS {
-        let mut turns = [&mut beside, &mut anteroom];
-        // Neither of them always comes second.
-        if !(round + part).is_multiple_of(2) {
-            turns.reverse();
-        }
-        for attempt in turns {
-            attempt.go_on()?;
-        }
-    }
-    Ok(Round { beside: beside.finish()?, anteroom: anteroom.finish()? })
 }
 
 /// The processors of this program and of the server; from now on this program keeps to its own.
