@@ -71,7 +71,7 @@ async fn open(upstream: &Upstream, server: &Server, deadline: Instant) -> io::Re
 /// A connection to the address that is the first to take one; the error of the last one otherwise.
 ///
 /// The next address is tried as soon as one has failed or has not answered for a while, as those of IPv6 do not where a
-/// firewall swallows them. Rule: RFC 8305, 5.
+/// firewall swallows them. The caller keeps the deadline, before which each has its turn. Rule: RFC 8305, 5.
 async fn connect_any(addresses: &[SocketAddr], deadline: Instant) -> io::Result<TcpStream> {
     let shares = u32::try_from(addresses.len().max(1)).unwrap_or(u32::MAX);
     let pause = HEAD_START.min(deadline.saturating_duration_since(Instant::now()) / shares);

@@ -296,9 +296,12 @@ impl Pipe {
 
 #[cfg(test)]
 mod tests {
-    use tokio::io::{AsyncReadExt as _, BufWriter, duplex};
+    use std::cell::Cell;
+    use std::rc::Rc;
+
+    use tokio::io::{AsyncReadExt as _, BufWriter, DuplexStream, duplex};
     use tokio::net::UnixStream;
-    use tokio::task::{LocalSet, spawn_local};
+    use tokio::task::{LocalSet, spawn_local, yield_now};
 
     use super::*;
     use crate::listener::NetStream;
@@ -306,15 +309,24 @@ mod tests {
     const WAIT_MAX: Duration = Duration::from_secs(10);
     const TEXT: &[u8] = b"some bytes, more than the writer takes at once";
 
-    /// Moves one way in a task of its own that has used so much of its budget before.
-    fn pipe(reader: UnixStream, mut writer: impl AsyncWrite + Unpin + 'static, used: usize) {
+    /// Moves one way in a task of its own that has used so much of its budget before. Counts how often it is polled.
+    fn pipe(
+        reader: UnixStream,
+        mut writer: impl AsyncWrite + Unpin + 'static,
+        used: usize,
+        polls: Rc<Cell<usize>>,
+    ) {
         spawn_local(async move {
             let mut reader = NetStream::Unix(reader);
             let mut pipe = Pipe::default();
             for _ in 0..used {
                 coop::consume_budget().await;
             }
-            assert!(poll_fn(|context| pipe.poll(context, &mut reader, &mut writer)).await.is_ok());
+            let all = poll_fn(|context| {
+                polls.set(polls.get() + 1);
+                pipe.poll(context, &mut reader, &mut writer)
+            });
+            assert!(all.await.is_ok());
         });
     }
 
@@ -322,54 +334,55 @@ mod tests {
         time::timeout(WAIT_MAX, LocalSet::new().run_until(work)).await.unwrap();
     }
 
+    async fn arrives(output: &mut DuplexStream) {
+        let mut received = [0; TEXT.len()];
+        output.read_exact(&mut received).await.unwrap();
+        assert_eq!(received, TEXT);
+    }
+
     #[tokio::test]
     async fn a_task_that_runs_out_of_budget_is_still_woken() {
         within(async {
-            // More than any budget.
             let mut pipes = Vec::new();
+            // More than any budget.
             for used in 0..300 {
                 let (reader, theirs) = UnixStream::pair().unwrap();
                 let (writer, output) = duplex(64);
-                pipe(reader, writer, used);
-                pipes.push((theirs, output));
+                let polls = Rc::default();
+                pipe(reader, writer, used, Rc::clone(&polls));
+                pipes.push((theirs, output, polls));
             }
-            // All find nothing at first.
-            time::sleep(Duration::from_millis(50)).await;
-            for (used, (mut theirs, mut output)) in pipes.into_iter().enumerate() {
+            // All find nothing at first, and those that were put off find it once more.
+            while pipes.iter().any(|(.., polls)| polls.get() == 0) {
+                yield_now().await;
+            }
+            for _ in &pipes {
+                yield_now().await;
+            }
+            for (used, (mut theirs, mut output, _)) in pipes.into_iter().enumerate() {
                 theirs.write_all(TEXT).await.unwrap();
-                let mut received = [0; TEXT.len()];
-                let arrived = time::timeout(Duration::from_secs(2), output.read_exact(&mut received)).await;
+                let arrived = time::timeout(Duration::from_secs(2), arrives(&mut output)).await;
                 assert!(arrived.is_ok(), "nothing with {used} used");
-                assert_eq!(received, TEXT);
             }
         })
         .await;
     }
 
     #[tokio::test]
-    async fn what_is_not_taken_at_once_is_written_though_nothing_follows() {
+    async fn what_is_not_taken_at_once_goes_out_though_nothing_follows() {
         within(async {
-            let (reader, mut theirs) = UnixStream::pair().unwrap();
-            let (writer, mut output) = duplex(8);
-            pipe(reader, writer, 0);
-            theirs.write_all(TEXT).await.unwrap();
-            let mut received = [0; TEXT.len()];
-            output.read_exact(&mut received).await.unwrap();
-            assert_eq!(received, TEXT);
-        })
-        .await;
-    }
-
-    #[tokio::test]
-    async fn what_a_writer_keeps_is_flushed_though_nothing_follows() {
-        within(async {
-            let (reader, mut theirs) = UnixStream::pair().unwrap();
-            let (writer, mut output) = duplex(8);
-            pipe(reader, BufWriter::new(writer), 0);
-            theirs.write_all(TEXT).await.unwrap();
-            let mut received = [0; TEXT.len()];
-            output.read_exact(&mut received).await.unwrap();
-            assert_eq!(received, TEXT);
+            // Refused by the writer, and kept by it until it is flushed.
+            for keeps in [false, true] {
+                let (reader, mut theirs) = UnixStream::pair().unwrap();
+                let (writer, mut output) = duplex(8);
+                if keeps {
+                    pipe(reader, BufWriter::new(writer), 0, Rc::default());
+                } else {
+                    pipe(reader, writer, 0, Rc::default());
+                }
+                theirs.write_all(TEXT).await.unwrap();
+                arrives(&mut output).await;
+            }
         })
         .await;
     }
