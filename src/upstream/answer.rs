@@ -18,6 +18,8 @@ const HEAD_BYTES_MAX: usize = 64 << 10;
 const HEADERS_MAX: usize = 100;
 /// The longest line before a chunk, in bytes.
 const CHUNK_LINE_BYTES_MAX: usize = 4 << 10;
+/// The most digits of a chunk's size. They hold 64 bits; with zeros before them, readers would differ.
+const SIZE_DIGITS_MAX: usize = 16;
 /// What the extensions of all chunks may come to, in bytes: nobody reads them.
 const EXTENSION_BYTES_MAX: usize = 16 << 10;
 /// The most bytes of all trailers.
@@ -391,8 +393,8 @@ impl Chunked {
 
 /// The size of a chunk, and how long the rest of its line is.
 fn chunk_line(line: &[u8]) -> Option<(u64, usize)> {
-    let digits = line.iter().take_while(|byte| byte.is_ascii_hexdigit()).count();
-    let (digits, rest) = line.split_at_checked(digits)?;
+    let len = line.iter().take_while(|byte| byte.is_ascii_hexdigit()).count();
+    let (digits, rest) = line.split_at_checked(len).filter(|_| len <= SIZE_DIGITS_MAX)?;
     let size = u64::from_str_radix(str::from_utf8(digits).ok()?, 16).ok()?;
     let mut behind = rest.iter().skip_while(|&&byte| byte == b' ' || byte == b'\t');
     let is_fit = behind.next().is_none_or(|&byte| byte == b';')
