@@ -12,7 +12,7 @@ use tokio::net::{TcpListener, UnixListener};
 use tokio::time;
 
 use crate::listener::bind::{Listening, SocketFile};
-use crate::listener::conn::PeerCounts;
+use crate::listener::counts::{PeerCounts, Place};
 use crate::listener::greet::Greeter;
 use crate::listener::{
     Accepted, Address, Bound, ConnInfo, HandedOver, ListenerMetrics, NetStream, Peer, ProxyProtocol,
@@ -57,7 +57,8 @@ pub struct Settings {
 pub struct AcceptLimits {
     /// In all.
     pub connections: usize,
-    /// From one address that is no trusted proxy; IPv6 addresses count by their /64.
+    /// From one address that is no trusted proxy, be it one that a PROXY header names; IPv6 addresses count by their
+    /// /64.
     pub per_ip: usize,
 }
 
@@ -80,6 +81,13 @@ impl Policy {
     pub(super) fn trusts(&self, peer: Peer) -> bool {
         (self.trusts)(peer)
     }
+
+    /// Counts a connection of this peer in. A trusted proxy, or whoever comes over a UNIX socket, speaks for many
+    /// clients and has no place to take.
+    pub(super) fn place(&self, peer: Peer) -> Result<Option<Place>, NoPlace> {
+        let Some(ip) = peer.ip().filter(|_| !self.trusts(peer)) else { return Ok(None) };
+        self.counts.enter(ip, (self.limits)().per_ip).map(Some).ok_or(NoPlace)
+    }
 }
 
 impl fmt::Debug for Policy {
@@ -87,6 +95,11 @@ impl fmt::Debug for Policy {
         f.debug_struct("Policy").field("limits", &(self.limits)()).finish_non_exhaustive()
     }
 }
+
+/// As many connections of an address as there may be are open.
+#[derive(Clone, Copy, Debug, Error)]
+#[error("its address has too many connections; twice `limits.per_ip` are allowed")]
+pub(super) struct NoPlace;
 
 /// The address cannot be listened on.
 #[derive(Debug, Error)]
@@ -169,23 +182,22 @@ impl Listener {
             };
             pause = PAUSE_MIN;
             let open: usize = loads.iter().map(|load| load.load(Ordering::Relaxed)).sum();
-            let limits = (policy.limits)();
-            if limits.connections <= open {
+            if (policy.limits)().connections <= open {
                 metrics.refused_limit.inc();
                 continue;
             }
-            // A trusted proxy, or one on this machine, speaks for many clients.
-            let counted = peer.ip().filter(|_| !policy.trusts(peer));
-            let place = counted.map(|ip| policy.counts.enter(ip, limits.per_ip));
-            if place.as_ref().is_some_and(Option::is_none) {
+            let Ok(place) = policy.place(peer) else {
                 metrics.refused_per_ip.inc();
                 continue;
-            }
+            };
             let Some((worker, load)) = least(&loads) else { continue };
             metrics.accepted.inc();
             let id = LAST_ID.fetch_add(1, Ordering::Relaxed) + 1;
             let gauge = metrics.connections.clone();
-            let conn = ConnInfo::new(id, peer, Arc::clone(&name), gauge, Arc::clone(load), place.flatten());
+            let conn = ConnInfo::new(id, peer, Arc::clone(&name), gauge, Arc::clone(load));
+            if let Some(place) = place {
+                conn.open.hold(place);
+            }
             // The worker's runtime watches the stream from here on, not this one.
             match prepare(stream) {
                 Ok(stream) => serve(worker, Accepted { stream, conn, greeter: Arc::clone(&greeter) }),

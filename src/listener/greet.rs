@@ -1,5 +1,6 @@
 //! What comes before the first request: the PROXY header, then TLS.
 
+use std::fmt;
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
@@ -74,13 +75,19 @@ impl Accepted {
             let header = Box::pin(greeter.header(&mut stream, &conn)).await;
             let header = header.map_err(|refusal| {
                 greeter.metrics.refused_proxy_protocol.inc();
-                let (listener, peer) = (&*conn.listener, conn.peer);
-                tracing::debug!(conn = conn.id, listener, %peer, "refused: {refusal}");
-                GreetError::Refused
+                refused(&conn, &refusal)
             })?;
             if let Some(client) = header.and_then(|header| header.client) {
                 conn.proxy = Some(conn.peer);
                 conn.peer = client;
+                // Its proxy had no place to take.
+                let place = greeter.policy.place(client).map_err(|full| {
+                    greeter.metrics.refused_per_ip.inc();
+                    refused(&conn, &full)
+                })?;
+                if let Some(place) = place {
+                    conn.open.hold(place);
+                }
             }
         }
         let Some(tls) = &greeter.tls else { return Ok((Stream::Plain(stream), conn)) };
@@ -89,13 +96,15 @@ impl Accepted {
                 conn.tls = Some(info);
                 Ok((Stream::Tls(stream), conn))
             }
-            Err(refusal) => {
-                let (listener, peer) = (&*conn.listener, conn.peer);
-                tracing::debug!(conn = conn.id, listener, %peer, "the TLS handshake failed: {refusal}");
-                Err(GreetError::Refused)
-            }
+            Err(refusal) => Err(refused(&conn, &format_args!("the TLS handshake failed: {refusal}"))),
         }
     }
+}
+
+fn refused(conn: &ConnInfo, why: &dyn fmt::Display) -> GreetError {
+    let (listener, peer) = (&*conn.listener, conn.peer);
+    tracing::debug!(conn = conn.id, listener, %peer, "refused: {why}");
+    GreetError::Refused
 }
 
 impl Greeter {

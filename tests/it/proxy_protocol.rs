@@ -96,6 +96,38 @@ fn a_trusted_proxy_names_the_client() {
 }
 
 #[test]
+fn the_client_that_a_proxy_names_has_as_many_connections_as_any() {
+    let server = TestServer::start(
+        "[server]\nadmin = \"127.0.0.1:0\"\ndrain = { grace = \"0s\", shutdown = \"0s\" }\n\
+         limits = { per_ip = 1 }\n\
+         [trust]\nproxies = [\"127.0.0.2\", \"198.51.100.0/24\"]\nheaders = \"x-forwarded\"\n\
+         [[listener]]\nname = \"public\"\naddress = \"127.0.0.1:0\"\nproxy_protocol = \"require\"\n\
+         [[route]]\nname = \"echo\"\npath = '/echo/'\nhandler = \"echo\"\n",
+    );
+    let open = |header: &[u8]| {
+        let mut stream = dial_from("127.0.0.2".parse().unwrap(), server.address());
+        stream.write_all(header).unwrap();
+        let answer = exchange(&mut stream, "GET /nothing/ HTTP/1.1\r\nHost: localhost\r\n\r\n");
+        (answer.status, stream)
+    };
+    let mut held: Vec<_> = (0..2).map(|_| open(LINE)).collect();
+    assert!(held.iter().all(|(status, _)| *status == 404));
+    let refused = "anteroom_tcp_connections_refused_total{listener=\"public\",reason=\"per_ip\"}";
+    assert_eq!(server.metric(refused), 0.0);
+    assert_eq!(open(LINE).0, 0);
+    server.wait_metric(refused, 1.0);
+    // Others are not in its way, and a trusted proxy that is named speaks for many again.
+    assert_eq!(open(b"PROXY TCP4 203.0.113.8 192.0.2.1 1 2\r\n").0, 404);
+    held.extend((0..4).map(|_| open(b"PROXY TCP4 198.51.100.9 192.0.2.1 1 2\r\n")));
+    assert!(held.iter().all(|(status, _)| *status == 404));
+    // Whoever leaves makes room.
+    held.clear();
+    server.wait_metric("anteroom_tcp_connections{listener=\"public\"}", 0.0);
+    assert_eq!(open(LINE).0, 404);
+    server.stop();
+}
+
+#[test]
 fn a_header_counts_from_trusted_proxies_only() {
     let server = server();
     let client = |address| dial_from("127.0.0.3".parse().unwrap(), address);
