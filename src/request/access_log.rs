@@ -6,22 +6,21 @@ use std::time::Duration;
 use http::StatusCode;
 use http::header;
 use http::request::Parts;
-use tokio::time::Instant;
 
 use crate::listener::{ConnInfo, Peer};
 use crate::request::Rejection;
 use crate::scope::ClientAddr;
 
-/// Lines about refusals in one second and on one worker. The metrics have them all.
-const REFUSALS_A_SECOND_MAX: u32 = 50;
+/// Lines about refusals between two beats, a second, on one worker. The metrics have them all.
+const REFUSALS_MAX: u32 = 50;
 /// What is shown of a header or path that a client chose, in characters.
 const SHOWN_MAX: usize = 200;
 
 /// The access log of one worker.
 #[derive(Debug, Default)]
 pub(super) struct AccessLog {
-    second: Cell<Option<Instant>>,
-    written: Cell<u32>,
+    /// Refusals since the last beat.
+    refusals: Cell<u32>,
 }
 
 /// A request as the log shows it.
@@ -82,19 +81,31 @@ impl AccessLog {
         }
     }
 
-    /// Counts a line against this second's share; says how many were left out of the last one.
-    fn may_write(&self) -> bool {
-        let now = Instant::now();
-        if self.second.get().is_none_or(|second| Duration::from_secs(1) <= now - second) {
-            let left_out = self.written.get().saturating_sub(REFUSALS_A_SECOND_MAX);
-            if 0 < left_out {
-                tracing::warn!(target: "anteroom::handshake", left_out, "refusals left out of the log");
-            }
-            self.second.set(Some(now));
-            self.written.set(0);
+    /// A connection in clear that begins as one of HTTP/2. It is hung up on, for it reads no answer of HTTP/1.1.
+    pub(super) fn http2_in_clear(&self, conn_id: u64, peer: Peer) {
+        if self.may_write() {
+            tracing::info!(
+                target: "anteroom::handshake",
+                conn = conn_id,
+                client = %peer,
+                reason = "http2_in_clear",
+                "refused: HTTP/2 is spoken over TLS only; have the proxy in front speak HTTP/1.1",
+            );
         }
-        self.written.set(self.written.get().saturating_add(1));
-        self.written.get() <= REFUSALS_A_SECOND_MAX
+    }
+
+    /// A second has passed. Says how many lines were left out of it.
+    pub(super) fn beat(&self) {
+        let left_out = self.refusals.take().saturating_sub(REFUSALS_MAX);
+        if 0 < left_out {
+            tracing::warn!(target: "anteroom::handshake", left_out, "refusals left out of the log");
+        }
+    }
+
+    /// Counts a line against this second's share.
+    fn may_write(&self) -> bool {
+        self.refusals.set(self.refusals.get().saturating_add(1));
+        self.refusals.get() <= REFUSALS_MAX
     }
 }
 

@@ -290,6 +290,18 @@ impl Default for HeadSizes {
 }
 
 impl HeadSizes {
+    /// What HTTP/2 may send as a head, in bytes as it counts them: a name without its `: `, and 32 for each header. It
+    /// has a header for each part of the request line. What is within the other bounds is within this one.
+    ///
+    /// Rule: RFC 9113, 6.5.2 (`SETTINGS_MAX_HEADER_LIST_SIZE`).
+    pub(super) fn header_list_max(self) -> u32 {
+        const PSEUDO_HEADERS: usize = 5;
+        const HEADER_BYTES: usize = 32;
+        let overhead = (self.headers_max + PSEUDO_HEADERS).saturating_mul(HEADER_BYTES);
+        let list = self.head_bytes_max.saturating_add(self.target_bytes_max).saturating_add(overhead);
+        u32::try_from(list).unwrap_or(u32::MAX)
+    }
+
     fn check(self, head: &Parts) -> Result<(), Rejection> {
         if head.uri.path_and_query().is_some_and(|target| self.target_bytes_max < target.as_str().len()) {
             return Err(TooLarge::Uri(self.target_bytes_max).into());
@@ -309,7 +321,7 @@ impl HeadSizes {
 
 /// Refuses a body that says beforehand that it is too long.
 fn check_body(head: &Parts, body_bytes_max: Option<u64>) -> Result<(), Rejection> {
-    // What hyper lets through has one length, and a number for it.
+    // Over HTTP/1.1 hyper lets no two lengths through; over HTTP/2 frames say where the body ends.
     let length =
         head.headers.get(CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse::<u64>().ok());
     match (length, body_bytes_max) {

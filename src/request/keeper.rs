@@ -11,6 +11,7 @@ use tokio::task::spawn_local;
 use tokio::time;
 use tokio_util::sync::CancellationToken;
 
+use crate::request::access_log::AccessLog;
 use crate::request::pace::{Order, Pace};
 use crate::session::Worker;
 
@@ -20,6 +21,8 @@ const BEAT: Duration = Duration::from_secs(1);
 /// Looks after the connections of one worker, so that none needs timers of its own, or asks the clock.
 #[derive(Debug, Default)]
 pub(super) struct Keeper {
+    /// What is refused on these connections; no more is written of it in a beat than anybody reads.
+    pub(super) log: AccessLog,
     /// Looks so far.
     beats: Arc<AtomicU64>,
     /// Those of its connections, by their numbers.
@@ -87,6 +90,7 @@ impl Keeper {
     /// Looks at all connections; tells whether there are any.
     fn beat(&self) -> bool {
         self.beats.fetch_add(1, Ordering::Relaxed);
+        self.log.beat();
         let paces = self.paces.borrow();
         for pace in paces.values() {
             pace.tell(pace.due());

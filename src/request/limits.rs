@@ -8,7 +8,6 @@ use tokio::time::Instant;
 
 use crate::listener::counted_as;
 use crate::request::Rejection;
-use crate::request::service::RETRY_AFTER_S;
 use crate::scope::ClientAddr;
 
 /// Limits on sockets, as configured. Live: they hold for the next handshake, and close nothing.
@@ -76,14 +75,14 @@ impl Limits {
         state.refilled_at = now;
         // The allowance comes last: whoever is refused for another reason must not use it up for all.
         if settings.connections <= state.open {
-            return Err(Rejection::Limit { retry_after_s: RETRY_AFTER_S });
+            return Err(Rejection::Limit);
         }
         let here = address.and_then(|address| state.by_address.get(&address)).copied().unwrap_or_default();
         if settings.per_ip <= here {
-            return Err(Rejection::PerIp { retry_after_s: RETRY_AFTER_S });
+            return Err(Rejection::PerIp);
         }
         if state.allowance < 1.0 {
-            return Err(Rejection::Rate { retry_after_s: 1 });
+            return Err(Rejection::Rate);
         }
         state.allowance -= 1.0;
         if let Some(address) = address {

@@ -90,11 +90,14 @@ impl Metrics {
             "anteroom_websocket_handshake_duration_seconds",
             "From the request head to the 101, the joining of the room included",
         )?;
-        let requests =
-            counters("anteroom_http_requests_total", "Plain requests, by the status of the answer", "code")?;
+        let requests = counters(
+            "anteroom_http_requests_total",
+            "Plain requests, by the status of the answer; 499 for a client that left",
+            "code",
+        )?;
         let request_durations = histograms(
             "anteroom_http_request_duration_seconds",
-            "Plain requests, from the head to the answer",
+            "Plain requests, from the head to the answer, or until the client left without one",
         )?;
         let not_taken = IntCounter::new(
             "anteroom_http_answers_not_taken_total",

@@ -8,6 +8,9 @@ use http::{HeaderName, HeaderValue, StatusCode};
 use super::origin::OriginRefusal;
 use crate::websocket::HandshakeError;
 
+/// What a client is told to wait before it comes again, in seconds, where that depends on others leaving.
+const RETRY_AFTER_S: u32 = 5;
+
 /// Why a request is not let in.
 ///
 /// Its `Display` is one line that says what is wrong and, for operators, what to change; it is the body of the
@@ -60,22 +63,13 @@ pub enum Rejection {
     },
     /// As many connections as are allowed are open.
     #[error("too many connections; `limits.connections` says how many are allowed")]
-    Limit {
-        /// Seconds after which to try again.
-        retry_after_s: u32,
-    },
+    Limit,
     /// Handshakes come faster than is allowed.
     #[error("too many handshakes; `limits.handshakes_per_second` says how many are allowed")]
-    Rate {
-        /// Seconds after which to try again.
-        retry_after_s: u32,
-    },
+    Rate,
     /// As many sockets as one client may have are open.
     #[error("too many connections from this address; `limits.per_ip` says how many are allowed")]
-    PerIp {
-        /// Seconds after which to try again.
-        retry_after_s: u32,
-    },
+    PerIp,
     /// The route's template made a name that no group can have.
     #[error("{} is not a group name: 1 to 99 ASCII letters, digits, `-`, `_` or `.`", Shown(name))]
     GroupName {
@@ -84,13 +78,13 @@ pub enum Rejection {
     },
     /// The server is about to end.
     #[error("the server is shutting down")]
-    Draining {
-        /// Seconds after which to try again.
-        retry_after_s: u32,
-    },
+    Draining,
     /// The client sends its body too slowly.
     #[error("the body of the request comes too slowly")]
     SlowBody,
+    /// The client left before there was an answer, which nobody reads.
+    #[error("the client left before it was answered")]
+    ClientGone,
     /// The application does not answer, or not as it should.
     #[error("{reason}")]
     Upstream {
@@ -106,7 +100,7 @@ pub enum Rejection {
 
 impl Rejection {
     /// All that [`Rejection::label`] can be.
-    pub const LABELS: [&'static str; 17] = [
+    pub const LABELS: [&'static str; 18] = [
         "no_route",
         "host",
         "misdirected",
@@ -122,6 +116,7 @@ impl Rejection {
         "per_ip",
         "draining",
         "timeout",
+        "client_gone",
         "upstream",
         "too_large",
     ];
@@ -142,9 +137,10 @@ impl Rejection {
         }
     }
 
-    /// The status of the answer.
+    /// The status of the answer. What nobody is there to read counts as 499, a status of nginx's.
     pub fn status(&self) -> StatusCode {
         match self {
+            Self::ClientGone => StatusCode::from_u16(499).unwrap_or(StatusCode::REQUEST_TIMEOUT),
             Self::NoRoute { .. } => StatusCode::NOT_FOUND,
             Self::Misdirected { .. } => StatusCode::MISDIRECTED_REQUEST,
             Self::Origin(_) => StatusCode::FORBIDDEN,
@@ -155,8 +151,8 @@ impl Rejection {
             Self::Method => StatusCode::METHOD_NOT_ALLOWED,
             Self::SlowBody => StatusCode::REQUEST_TIMEOUT,
             Self::Upstream { status, .. } => *status,
-            Self::Rate { .. } | Self::PerIp { .. } => StatusCode::TOO_MANY_REQUESTS,
-            Self::Limit { .. } | Self::Draining { .. } => StatusCode::SERVICE_UNAVAILABLE,
+            Self::Rate | Self::PerIp => StatusCode::TOO_MANY_REQUESTS,
+            Self::Limit | Self::Draining => StatusCode::SERVICE_UNAVAILABLE,
             Self::TooLarge(TooLarge::Uri(_)) => StatusCode::URI_TOO_LONG,
             Self::TooLarge(TooLarge::Headers(_) | TooLarge::Head(_)) => {
                 StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE
@@ -177,12 +173,13 @@ impl Rejection {
             Self::UpgradeRequired => "upgrade_required",
             Self::Method => "method",
             Self::Subprotocol { .. } => "subprotocol",
-            Self::Limit { .. } => "limit",
-            Self::Rate { .. } => "rate",
+            Self::Limit => "limit",
+            Self::Rate => "rate",
             Self::GroupName { .. } => "group_name",
-            Self::PerIp { .. } => "per_ip",
-            Self::Draining { .. } => "draining",
+            Self::PerIp => "per_ip",
+            Self::Draining => "draining",
             Self::SlowBody => "timeout",
+            Self::ClientGone => "client_gone",
             Self::Upstream { .. } => "upstream",
             Self::TooLarge(_) => "too_large",
         }
@@ -205,15 +202,16 @@ impl Rejection {
                 upgrade().into_iter().chain([version]).collect()
             }
             Self::Method => vec![(ALLOW, HeaderValue::from_static("GET"))],
-            Self::Limit { retry_after_s }
-            | Self::Rate { retry_after_s }
-            | Self::PerIp { retry_after_s }
-            | Self::Draining { retry_after_s } => vec![(RETRY_AFTER, HeaderValue::from(*retry_after_s))],
-            Self::Upstream { status, .. } if *status == StatusCode::SERVICE_UNAVAILABLE => {
+            Self::Limit | Self::PerIp | Self::Draining => {
+                vec![(RETRY_AFTER, HeaderValue::from(RETRY_AFTER_S))]
+            }
+            // The next second has room again; an application may have it sooner.
+            Self::Rate | Self::Upstream { status: StatusCode::SERVICE_UNAVAILABLE, .. } => {
                 vec![(RETRY_AFTER, HeaderValue::from(1))]
             }
             Self::NoRoute { .. }
             | Self::SlowBody
+            | Self::ClientGone
             | Self::Upstream { .. }
             | Self::Host { .. }
             | Self::Misdirected { .. }

@@ -25,7 +25,7 @@ use tokio::time::Instant;
 use crate::files::{Files, Found};
 use crate::handler::Respond;
 use crate::listener::{Accepted, ConnInfo, GreetError, Stream};
-use crate::request::access_log::{AccessLog, Seen};
+use crate::request::access_log::Seen;
 use crate::request::body::{Body, BoxError, SharedBody, linger};
 use crate::request::keeper::Keeper;
 use crate::request::pace::{InFlight, Order, Pace, Paced};
@@ -57,9 +57,6 @@ const JOIN_TIMEOUT: Duration = Duration::from_secs(2);
 /// How long the 101 may take to leave.
 const UPGRADE_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// What a client is told to wait before it comes again, in seconds.
-pub(super) const RETRY_AFTER_S: u32 = 5;
-
 pub(super) type Answer = Response<Body>;
 
 /// Serves the connections of one worker.
@@ -73,7 +70,6 @@ pub(super) struct Shared {
     live: Arc<Live>,
     limits: Arc<Limits>,
     metrics: Arc<Metrics>,
-    log: AccessLog,
     keeper: Rc<Keeper>,
     /// The connections of this worker to applications.
     pub(super) client: Rc<upstream::Client>,
@@ -82,8 +78,8 @@ pub(super) struct Shared {
 impl Service {
     /// A service for one worker; what it is given is shared by all of them.
     pub fn new(live: Arc<Live>, limits: Arc<Limits>, metrics: Arc<Metrics>) -> Self {
-        let (log, keeper, client) = (AccessLog::default(), Rc::default(), upstream::Client::new());
-        Self { shared: Rc::new(Shared { live, limits, metrics, log, keeper, client }) }
+        let (keeper, client) = (Rc::default(), upstream::Client::new());
+        Self { shared: Rc::new(Shared { live, limits, metrics, keeper, client }) }
     }
 }
 
@@ -133,7 +129,7 @@ async fn serve(shared: Rc<Shared>, worker: Rc<Worker>, stream: Stream, conn: Rc<
             .initial_stream_window_size(STREAM_WINDOW_BYTES)
             .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
             .max_send_buf_size(SEND_BUFFER_BYTES_MAX)
-            .max_header_list_size(u32::try_from(sizes.head_bytes_max).unwrap_or(u32::MAX))
+            .max_header_list_size(sizes.header_list_max())
             .keep_alive_interval(PING_EVERY)
             .keep_alive_timeout(PING_TIMEOUT)
             .serve_connection(io, service);
@@ -157,19 +153,27 @@ async fn serve(shared: Rc<Shared>, worker: Rc<Worker>, stream: Stream, conn: Rc<
         tracing::debug!(conn = id, "the connection is broken off, for its client takes nothing");
     }
     let Err(error) = served else { return };
-    // A head that hyper refused by itself never was a request, but it was answered.
-    let answered = if error.is_parse_too_large() {
-        Some((StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, "too_large"))
-    } else if error.is_parse() {
-        Some((StatusCode::BAD_REQUEST, "bad_request"))
-    } else {
-        None
-    };
-    if let Some((status, reason)) = answered {
+    if let Some((status, reason)) = answered_by_hyper(&error) {
         shared.metrics.no_route().unreadable(status);
-        shared.log.unreadable(id, peer, status, reason, &error);
+        shared.keeper.log.unreadable(id, peer, status, reason, &error);
+    } else if error.is_parse_version_h2() {
+        shared.keeper.log.http2_in_clear(id, peer);
     }
     tracing::debug!(conn = id, %error, "the connection ended with an error");
+}
+
+/// What hyper has answered by itself to a head that it did not take. It never was a request.
+fn answered_by_hyper(error: &hyper::Error) -> Option<(StatusCode, &'static str)> {
+    if error.is_parse_too_large() {
+        // Nothing but its words tells a long target from a long head.
+        let is_target = error.to_string() == "URI too long";
+        let too_large =
+            if is_target { StatusCode::URI_TOO_LONG } else { StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE };
+        return Some((too_large, "too_large"));
+    }
+    // The preface of HTTP/2 gets no answer.
+    let is_answered = error.is_parse() && !error.is_parse_version_h2();
+    is_answered.then_some((StatusCode::BAD_REQUEST, "bad_request"))
 }
 
 /// A connection of hyper, of either version of HTTP.
@@ -273,8 +277,10 @@ async fn answer(
         started_at,
         in_flight: Cell::new(Some(in_flight)),
         body: Rc::new(RefCell::new(body)),
+        awaits: Cell::new(None),
     };
     let mut answer = visit.answer(upgrade).await;
+    visit.awaits.set(None);
     if Rc::strong_count(&visit.body) == 1 && !visit.body.borrow().is_end_stream() {
         worker.spawn(linger(Rc::clone(&visit.body)));
     }
@@ -295,6 +301,28 @@ pub(super) struct Visit<'a> {
     pub(super) started_at: Instant,
     in_flight: Cell<Option<InFlight>>,
     pub(super) body: SharedBody,
+    /// What is counted if the client leaves while its answer is awaited.
+    awaits: Cell<Option<Awaited<'a>>>,
+}
+
+/// A request that was let in and is not answered yet.
+#[derive(Clone, Copy)]
+struct Awaited<'a> {
+    metrics: &'a RouteMetrics,
+    client: ClientAddr,
+    websocket: bool,
+}
+
+/// hyper drops a request whose client has left.
+impl Drop for Visit<'_> {
+    fn drop(&mut self) {
+        // At the end of the process it is we who leave.
+        if let Some(Awaited { metrics, client, websocket }) = self.awaits.take()
+            && !self.worker.is_stopping()
+        {
+            self.count_refusal(metrics, client, &Rejection::ClientGone, websocket);
+        }
+    }
 }
 
 impl Visit<'_> {
@@ -317,6 +345,8 @@ impl Visit<'_> {
             }
         };
         let (target, client) = (admitted.target, admitted.scope.client);
+        let websocket = admitted.upgrade.is_some();
+        self.awaits.set(Some(Awaited { metrics: &target.metrics, client, websocket }));
         match (&target.kind, admitted.upgrade.take()) {
             (TargetKind::WebSocket(profile), Some(handshake)) => {
                 match self.open(profile, admitted.scope, &handshake, upgrade).await {
@@ -348,7 +378,7 @@ impl Visit<'_> {
     /// Counts a socket or tunnel in, unless the process stops or there are too many.
     pub(super) fn admit_socket(&self, client: ClientAddr) -> Result<Admittance, Rejection> {
         if self.worker.draining().is_cancelled() {
-            return Err(Rejection::Draining { retry_after_s: RETRY_AFTER_S });
+            return Err(Rejection::Draining);
         }
         self.shared.limits.admit(&self.snapshot.limits, client)
     }
@@ -457,10 +487,10 @@ impl Visit<'_> {
         } else {
             metrics.answered(rejection.status(), self.started_at.elapsed());
         }
-        self.shared.log.refused(&self.seen(metrics.name(), client), rejection, websocket);
+        self.shared.keeper.log.refused(&self.seen(metrics.name(), client), rejection, websocket);
     }
 
-    fn seen<'a>(&'a self, route: &'a str, client: ClientAddr) -> Seen<'a> {
+    fn seen<'s>(&'s self, route: &'s str, client: ClientAddr) -> Seen<'s> {
         Seen { conn: self.conn, route, client, head: self.head, took: self.started_at.elapsed() }
     }
 }

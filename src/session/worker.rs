@@ -61,6 +61,8 @@ pub struct Worker {
     /// When the first socket is closed by the drain, and over how long the others follow.
     drain: Cell<Option<(Instant, Duration)>>,
     finishing: CancellationToken,
+    /// Whether what is open is about to be dropped.
+    stopping: Cell<bool>,
 }
 
 /// What is to be done before the worker sleeps, and when it is to wake up.
@@ -104,6 +106,7 @@ impl Worker {
             draining: CancellationToken::new(),
             drain: Cell::new(None),
             finishing: CancellationToken::new(),
+            stopping: Cell::new(false),
         })
     }
 
@@ -161,6 +164,11 @@ impl Worker {
     /// Cancelled when no connection comes any more: those that came while draining end too.
     pub fn finishing(&self) -> &CancellationToken {
         &self.finishing
+    }
+
+    /// Whether tasks that do not end by themselves are about to be dropped, with whatever they do.
+    pub fn is_stopping(&self) -> bool {
+        self.stopping.get()
     }
 
     /// Waits for the moment in the drain at which something that is no socket, and so cannot be asked to come
@@ -432,6 +440,7 @@ impl Worker {
     }
 
     fn stop(&self) {
+        self.stopping.set(true);
         for socket in self.sockets.borrow().values() {
             socket.close(CloseCode::SERVICE_RESTART, "restart", Cause::Shutdown);
             socket.flush();

@@ -444,3 +444,36 @@ fn a_head_that_is_too_large_is_answered_with_431() {
     assert_eq!(server.get("/page").status, 200);
     server.stop();
 }
+
+#[test]
+fn what_hyper_answers_by_itself_is_counted_as_what_it_was() {
+    let server = TestServer::start(ROUTES);
+    let counted = |code: &str| format!("anteroom_http_requests_total{{code=\"{code}\",route=\"_none\"}}");
+    // Longer than hyper reads as a target, and short enough for its buffer.
+    let long = format!("GET /{} HTTP/1.1\r\nHost: localhost\r\n\r\n", "y".repeat(65_600));
+    assert_eq!(request(server.address(), &long).status, 414);
+    server.wait_metric(&counted("414"), 1.0);
+    server.wait_log(&["refused", "status=414", "reason=\"too_large\""]);
+    assert_eq!(request(server.address(), "GET\r\n\r\n").status, 400);
+    server.wait_metric(&counted("400"), 1.0);
+    // HTTP/2 in clear is none of them.
+    assert_eq!(request(server.address(), "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").status, 0);
+    server.wait_log(&["refused", "reason=\"http2_in_clear\""]);
+    let metrics = server.metrics();
+    assert_eq!(
+        (metrics[&counted("400")], metrics[&counted("414")], metrics[&counted("431")]),
+        (1.0, 1.0, 0.0)
+    );
+    server.stop();
+}
+
+#[test]
+fn a_flood_of_refusals_that_stops_is_summed_up_in_the_log() {
+    let server = TestServer::start(ROUTES);
+    let mut stream = dial(server.address());
+    for _ in 0..80 {
+        assert_eq!(exchange(&mut stream, "GET /nowhere HTTP/1.1\r\nHost: localhost\r\n\r\n").status, 404);
+    }
+    server.wait_log(&["refusals left out of the log", "left_out="]);
+    server.stop();
+}

@@ -697,15 +697,41 @@ fn an_upstream_that_a_reload_changes_is_used_by_the_next_request() {
 
 #[test]
 fn the_client_that_leaves_ends_its_request() {
-    let (application, server) = start(|_| Reply::Silence);
+    let (application, mut server) = start(|_| Reply::Silence);
+    let in_flight = "anteroom_upstream_inflight_requests{upstream=\"django\"}";
+    for (sent, kind, counted) in [
+        (
+            b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n".to_vec(),
+            "plain",
+            "anteroom_http_requests_total{code=\"499\",route=\"site\"}",
+        ),
+        (
+            handshake("/", &[]),
+            "websocket",
+            "anteroom_websocket_handshakes_total{result=\"client_gone\",route=\"site\"}",
+        ),
+    ] {
+        let before = application.seen().len();
+        let mut stream = dial(server.address());
+        stream.write_all(&sent).unwrap();
+        server.wait_metric(in_flight, 1.0);
+        crate::support::wait_until("the application has it", || before < application.seen().len());
+        drop(stream);
+        server.wait_metric(in_flight, 0.0);
+        server.wait_metric(counted, 1.0);
+        server.wait_log(&["refused", &format!("kind=\"{kind}\""), "status=499", "reason=\"client_gone\""]);
+    }
+    // Whom the end of the process drops has not left.
     let mut stream = dial(server.address());
     stream.write_all(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n").unwrap();
-    let in_flight = "anteroom_upstream_inflight_requests{upstream=\"django\"}";
     server.wait_metric(in_flight, 1.0);
-    crate::support::wait_until("the application has it", || application.seen().len() == 1);
-    drop(stream);
-    server.wait_metric(in_flight, 0.0);
-    server.stop();
+    let before = server.log().len();
+    crate::support::wait_until("it stops at once", || {
+        server.signal(rustix::process::Signal::TERM);
+        server.log().contains("asked a second time")
+    });
+    server.wait_exit();
+    assert!(!server.log()[before..].contains("client_gone"), "{}", server.log());
 }
 
 #[test]
