@@ -41,7 +41,8 @@ pub struct Ping {
 /// The queue of frames that the kernel did not take yet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Queue {
-    /// Checked before anything is added; what one turn of the loop brings is added whole or not at all.
+    /// Checked before anything is added to what waits; what one turn of the loop brings is added whole or not at all.
+    /// Where nothing waits, one message has room, however long.
     pub bytes_max: usize,
     /// What happens beyond that.
     pub full: FullQueue,

@@ -236,14 +236,9 @@ impl Socket {
             return false;
         }
         let mut outbox = self.outbox.borrow_mut();
-        let direct = self.transport.is_direct();
-        if direct && !outbox.blocked && !outbox.queue.is_empty() {
-            // Queued in this turn and not offered to the kernel yet: no sign of a slow client. An error comes
-            // again below, or with the next look at the stream.
-            self.offer(&mut outbox, None).unwrap_or_default();
-        }
+        self.catch_up(&mut outbox);
         let mut rest = frames.clone();
-        if direct && outbox.queue.is_empty() {
+        if self.transport.is_direct() && outbox.queue.is_empty() {
             match self.transport.write(None, &[IoSlice::new(frames)]) {
                 Ok(written) => {
                     if outbox.blocked {
@@ -260,7 +255,7 @@ impl Socket {
                     return false;
                 }
             }
-        } else if self.profile.queue.bytes_max < outbox.bytes + frames.len() {
+        } else if !self.has_room(&outbox, frames.len()) {
             drop(outbox);
             self.fall_behind(messages);
             return false;
@@ -271,10 +266,8 @@ impl Socket {
         if !rest.is_empty() {
             outbox.bytes += rest.len();
             outbox.queue.push_back(rest);
-            if direct && !outbox.blocked {
-                // A record took only the first of it. An error comes again with the next look at the stream.
-                self.offer(&mut outbox, None).unwrap_or_default();
-            }
+            // A record of TLS may have taken only the first of it.
+            self.catch_up(&mut outbox);
             outbox.gauge(&self.profile.metrics);
         }
         if outbox.blocked || !outbox.queue.is_empty() {
@@ -293,19 +286,25 @@ impl Socket {
         }
         let is_full = {
             let mut outbox = self.outbox.borrow_mut();
-            let fits = |outbox: &Outbox| {
-                // One frame always does, however long, where the kernel can be offered it.
-                let empty = outbox.bytes == 0 && self.transport.is_direct();
-                empty || outbox.bytes + payload.len() <= self.profile.queue.bytes_max
-            };
-            if !fits(&outbox) && self.transport.is_direct() && !outbox.blocked {
-                // Queued in this turn and not offered to the kernel yet: no sign of a slow client. An error comes
-                // again with the next look at the stream.
-                self.offer(&mut outbox, None).unwrap_or_default();
+            if !self.has_room(&outbox, payload.len()) {
+                self.catch_up(&mut outbox);
             }
-            !fits(&outbox)
+            !self.has_room(&outbox, payload.len())
         };
         if is_full { self.fall_behind(1) } else { self.send(opcode, payload) }
+    }
+
+    /// Whether so many bytes may wait behind what waits already. One message may always, however long.
+    fn has_room(&self, outbox: &Outbox, len: usize) -> bool {
+        outbox.bytes == 0 || outbox.bytes + len <= self.profile.queue.bytes_max
+    }
+
+    /// Offers the kernel what it was not offered yet, which is no sign of a slow client.
+    fn catch_up(&self, outbox: &mut Outbox) {
+        if self.transport.is_direct() && !outbox.blocked && !outbox.queue.is_empty() {
+            // An error comes again with the next look at the stream.
+            self.offer(outbox, None).unwrap_or_default();
+        }
     }
 
     /// The client does not keep up: it misses these messages, or is closed.

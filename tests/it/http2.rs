@@ -75,6 +75,16 @@ group = "room_{room_name}"
 username = "{client}"
 
 [[route]]
+name = "narrow"
+path = '/narrow/'
+handler = "room"
+format = "text"
+group = "narrow"
+username = "{client}"
+max_message = "1KiB"
+queue = { bytes = "1KiB", full = "close" }
+
+[[route]]
 name = "page"
 path = '/page'
 handler = "respond"
@@ -392,6 +402,22 @@ async fn a_second_signal_ends_sockets_with_a_close_frame() {
     assert_eq!(polite.next().await, Frame::End);
     assert!(off_thread(move || server.wait_exit()).await.success());
     assert!(begun.elapsed() < Duration::from_secs(3), "ended after {:?}", begun.elapsed());
+}
+
+#[tokio::test]
+async fn one_message_has_room_in_any_queue() {
+    let (server, client) = start("");
+    let mut send = connect(&server, &client).await;
+    let mut socket = Socket::open(&mut send, "/narrow/", &[]).await.unwrap();
+    assert_eq!(socket.next().await, text("[Welcome 127.0.0.1!]"));
+    // With the name before it, it is longer than the queue.
+    let line = "x".repeat(1 << 10);
+    for _ in 0..3 {
+        socket.send(0x81, line.as_bytes());
+        assert_eq!(socket.next().await, text(&format!("127.0.0.1: {line}")));
+    }
+    drop((socket, send));
+    off_thread(move || server.stop()).await;
 }
 
 #[tokio::test]
