@@ -4,6 +4,7 @@
 
 use std::convert::Infallible;
 use std::error::Error;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,11 +13,12 @@ use http::{HeaderValue, Method, Request, Response, StatusCode, header};
 use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
-use hyper::service::service_fn;
+use hyper::service::{HttpService, service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use prometheus::{IntGauge, Registry, TextEncoder};
 use serde_json::json;
-use tokio::net::{TcpListener, TcpStream};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 use tokio::time;
 use tokio_util::sync::CancellationToken;
@@ -28,6 +30,9 @@ use crate::request::Live;
 
 /// From one answer until the next request head is complete.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
+/// A connection is asked for nothing more after this, and ends without its last answer after as long again: a peer that
+/// reads nothing would keep others from health and metrics.
+const GOODBYE_AFTER: Duration = Duration::from_secs(30);
 /// Connections at once; more wait in the kernel.
 const CONNECTIONS_MAX: usize = 64;
 /// First and longest pause after an error of `accept`.
@@ -77,7 +82,12 @@ impl Admin {
             match listener.accept().await {
                 Ok((stream, _)) => {
                     pause = PAUSE_MIN;
-                    let serving = serve(Arc::clone(&admin), Arc::clone(&scrapes), stream);
+                    let (admin, scrapes) = (Arc::clone(&admin), Arc::clone(&scrapes));
+                    let answer = service_fn(move |request| {
+                        let (admin, scrapes) = (Arc::clone(&admin), Arc::clone(&scrapes));
+                        async move { Ok::<_, Infallible>(admin.answer(scrapes, &request).await) }
+                    });
+                    let serving = serve(stream, answer);
                     let stop = stop.clone();
                     tasks.spawn(async move {
                         tokio::select! {
@@ -188,14 +198,26 @@ impl Admin {
     }
 }
 
-async fn serve(admin: Arc<Admin>, scrapes: Arc<Semaphore>, stream: TcpStream) {
-    let service = service_fn(move |request| {
-        let (admin, scrapes) = (Arc::clone(&admin), Arc::clone(&scrapes));
-        async move { Ok::<_, Infallible>(admin.answer(scrapes, &request).await) }
-    });
+/// Serves one connection for no longer than it may take.
+async fn serve<S>(stream: impl AsyncRead + AsyncWrite + Unpin, service: S)
+where
+    S: HttpService<Incoming, ResBody = Full<Bytes>>,
+    S::Error: Into<Box<dyn Error + Send + Sync>>,
+{
     let mut http = http1::Builder::new();
     http.timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT);
-    if let Err(error) = http.serve_connection(TokioIo::new(stream), service).await {
+    let mut http = pin!(http.serve_connection(TokioIo::new(stream), service));
+    let served = tokio::select! {
+        served = &mut http => served,
+        () = time::sleep(GOODBYE_AFTER) => {
+            http.as_mut().graceful_shutdown();
+            let Ok(served) = time::timeout(GOODBYE_AFTER, http).await else {
+                return tracing::debug!("an admin connection is broken off, for its peer takes nothing");
+            };
+            served
+        }
+    };
+    if let Err(error) = served {
         tracing::debug!(%error, "an admin connection ended with an error");
     }
 }
@@ -218,4 +240,51 @@ fn with_type(status: StatusCode, body: impl Into<Bytes>, kind: &'static str) -> 
     *answer.status_mut() = status;
     answer.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(kind));
     answer
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, duplex};
+    use tokio::time::Instant;
+
+    use super::*;
+
+    /// For how long a connection is served whose peer writes requests, `pause` after the last, and reads or not.
+    async fn life(pause: Duration, reads: bool) -> Duration {
+        let (mut peer, stream) = duplex(1 << 10);
+        let page = Bytes::from(vec![b'x'; 4 << 10]);
+        let answer = service_fn(move |_| {
+            let page = page.clone();
+            async move { Ok::<_, Infallible>(Response::new(Full::new(page))) }
+        });
+        let begun = Instant::now();
+        let asking = async {
+            let mut sink = vec![0; 8 << 10];
+            loop {
+                peer.write_all(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n").await?;
+                let mut left = if reads { 4 << 10 } else { 0 };
+                while 0 < left {
+                    match peer.read(&mut sink).await? {
+                        0 => return Ok::<_, std::io::Error>(()),
+                        len => left = usize::saturating_sub(left, len),
+                    }
+                }
+                time::sleep(pause).await;
+            }
+        };
+        tokio::select! {
+            () = serve(stream, answer) => (),
+            _ = asking => panic!("the peer stays"),
+        }
+        begun.elapsed()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_connection_ends_between_two_answers_or_else_without_the_last() {
+        let s = Duration::from_secs;
+        assert_eq!(life(s(7), true).await, s(30));
+        // Its next head is late.
+        assert_eq!(life(s(60), true).await, s(10));
+        assert_eq!(life(s(1), false).await, s(60));
+    }
 }

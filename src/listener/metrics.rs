@@ -6,7 +6,7 @@ use prometheus::{
 
 use crate::listener::tls::Outcome;
 
-/// From the first byte of a TLS handshake to its last, in seconds.
+/// Of TLS handshakes, in seconds.
 const DURATIONS: &[f64] = &[0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
 
 /// The metrics of all listeners.
@@ -75,7 +75,7 @@ impl Metrics {
         let handshake_duration = HistogramVec::new(
             HistogramOpts::new(
                 "anteroom_tls_handshake_duration_seconds",
-                "TLS handshakes that succeeded, from the accept to the end",
+                "TLS handshakes that succeeded, the wait for their first byte included",
             )
             .buckets(DURATIONS.to_vec()),
             &["listener"],
