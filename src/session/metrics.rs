@@ -173,7 +173,7 @@ impl Metrics {
             )?,
             refused: counters(
                 "anteroom_websocket_publish_refused_total",
-                "Messages from clients that the channel layer did not take",
+                "Messages from clients, and what is announced of them, that the channel layer did not take",
                 &["route", "reason"],
             )?,
             rooms: gauges(

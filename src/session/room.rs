@@ -180,15 +180,15 @@ impl Bench {
         let Batch { frames, mark } = std::mem::take(&mut self.batch);
         let ahead = std::mem::take(&mut self.ahead);
         let frames: Bytes = frames.freeze();
-        let mut reached = 0;
+        let (mut whole, mut rest) = (0, 0);
         for member in &self.members {
             match ahead.get(&member.id) {
-                Some(from) => self.tell(member, &frames, *from, mark),
-                None => reached += u64::from(member.deliver(&frames, mark.messages(), mark.payload_bytes)),
+                Some(from) => rest += u64::from(self.tell(member, &frames, *from, mark)),
+                None => whole += u64::from(member.deliver(&frames, mark.messages(), mark.payload_bytes)),
             }
         }
-        self.count(mark, reached);
-        self.profile.metrics.observe_fanout(reached + ahead.len() as u64);
+        self.count(mark, whole);
+        self.profile.metrics.observe_fanout(whole + rest);
     }
 
     fn catch_up(&mut self, socket: &Rc<Socket>) {
@@ -201,14 +201,18 @@ impl Bench {
         }
     }
 
-    /// One member hears a part of the batch.
-    fn tell(&self, member: &Rc<Socket>, frames: &Bytes, from: Mark, to: Mark) {
+    /// One member hears a part of the batch; false if it misses that.
+    fn tell(&self, member: &Rc<Socket>, frames: &Bytes, from: Mark, to: Mark) -> bool {
         let part = to.since(from);
-        if part.bytes != 0
-            && member.deliver(&frames.slice(from.bytes..to.bytes), part.messages(), part.payload_bytes)
-        {
+        if part.bytes == 0 {
+            return true;
+        }
+        let heard =
+            member.deliver(&frames.slice(from.bytes..to.bytes), part.messages(), part.payload_bytes);
+        if heard {
             self.count(part, 1);
         }
+        heard
     }
 
     fn count(&self, part: Mark, members: u64) {
