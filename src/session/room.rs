@@ -207,8 +207,7 @@ impl Bench {
         if part.bytes == 0 {
             return true;
         }
-        let heard =
-            member.deliver(&frames.slice(from.bytes..to.bytes), part.messages(), part.payload_bytes);
+        let heard = member.deliver(&frames.slice(from.bytes..to.bytes), part.messages(), part.payload_bytes);
         if heard {
             self.count(part, 1);
         }

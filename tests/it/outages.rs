@@ -234,21 +234,19 @@ impl Scene {
         }
         let lines = log.lines().filter(|line| line.contains("channel_layer"));
         assert!(lines.clone().count() <= LINES_MAX, "{log}");
-        // What was said during the fault may still come.
-        pause(Duration::from_millis(500));
-        for member in &mut self.members {
-            member.listen();
+        // What was said during the fault may still come. Each word comes back to who said it, or it is told that it does
+        // not.
+        wait_until("each word is answered, and a room hears the same", || {
+            self.members.iter_mut().for_each(Member::listen);
+            let answered = |speaker: usize| self.members[speaker].heard.len() + self.members[speaker].errors;
+            let all = self.next <= u64::try_from(answered(0) + answered(2)).unwrap();
+            (all || gap) && self.members[0].heard == self.members[1].heard
+        });
+        for member in &self.members {
             let heard: HashSet<_> = member.heard.iter().collect();
             assert_eq!(heard.len(), member.heard.len(), "twice: {:?}", member.heard);
             assert!(member.heard.is_sorted(), "out of order: {:?}", member.heard);
         }
-        assert_eq!(self.members[0].heard, self.members[1].heard, "a room hears the same");
-        // Each word came back to who said it, or it was told that it did not.
-        let answered: usize = [0, 2]
-            .map(|speaker| self.members[speaker].heard.len() + self.members[speaker].errors)
-            .iter()
-            .sum();
-        assert!(self.next <= u64::try_from(answered).unwrap() || gap, "{answered} of {}", self.next);
         wait_until("no descriptor is left open", || self.open_descriptors() <= self.descriptors + 1);
         drop((self.echoes, self.members));
         self.server.stop();

