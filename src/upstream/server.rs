@@ -249,9 +249,16 @@ impl Server {
 
     /// One request finds out whether a server is back; the others keep away from it meanwhile.
     fn begin_probe(&self, window: Duration) {
-        if self.out_until_ms.load(Ordering::Relaxed) != 0 {
-            self.out_until_ms.store(self.millis(Instant::now() + window), Ordering::Relaxed);
+        let seen = self.out_until_ms.load(Ordering::Relaxed);
+        if seen != 0 {
+            self.put_off(seen, self.millis(Instant::now() + window));
         }
+    }
+
+    /// Moves the end of its time out, unless that has changed since it was seen: nothing would take a server in again
+    /// that has come back meanwhile.
+    fn put_off(&self, seen: u64, until: u64) -> bool {
+        self.out_until_ms.compare_exchange(seen, until, Ordering::Relaxed, Ordering::Relaxed).is_ok()
     }
 
     fn show(&self) {
@@ -293,5 +300,25 @@ impl Flight {
 impl Drop for WithServer {
     fn drop(&mut self) {
         self.0.inflight.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn server() -> Server {
+        Server::new("http://127.0.0.1:1".parse().unwrap(), IntGauge::new("up", "up").unwrap())
+    }
+
+    #[test]
+    fn a_probe_that_comes_too_late_keeps_no_server_out() {
+        let server = server();
+        server.out_until_ms.store(5, Ordering::Relaxed);
+        assert!(server.put_off(5, 10));
+        // Another request has had its answer meanwhile.
+        server.out_until_ms.store(0, Ordering::Relaxed);
+        assert!(!server.put_off(10, 20));
+        assert_eq!(server.out_until_ms.load(Ordering::Relaxed), 0);
     }
 }
