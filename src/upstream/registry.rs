@@ -33,7 +33,8 @@ impl Upstreams {
     }
 
     /// The upstream of this name: the one that is used already if its settings are the same, with the servers of
-    /// that one, and what is known of them, where addresses are the same.
+    /// that one, and what is known of them, where addresses are the same. What that one has at the moment counts
+    /// against `max_inflight` here, too.
     ///
     /// # Errors
     ///
@@ -66,9 +67,11 @@ impl Upstreams {
         let servers: Vec<_> = settings.servers.iter().map(server).collect();
         let name: Arc<str> = name.into();
         let metrics = self.metrics.upstream(&name);
+        let inflight = last.as_ref().map(|last| Arc::clone(&last.inflight)).unwrap_or_default();
+        let settings = settings.clone();
         let upstream =
-            Arc::new(Upstream::new(Arc::clone(&name), settings.clone(), servers, connector, metrics));
-        if settings.health.is_some() {
+            Arc::new(Upstream::new(Arc::clone(&name), settings, servers, connector, metrics, inflight));
+        if upstream.settings.health.is_some() {
             for server in &upstream.servers {
                 self.control.spawn(watch(Arc::downgrade(&upstream), Arc::clone(server)));
             }

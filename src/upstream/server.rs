@@ -20,7 +20,8 @@ pub struct Upstream {
     pub(super) servers: Vec<Arc<Server>>,
     pub(super) connector: Option<Connector>,
     pub(super) metrics: Arc<UpstreamMetrics>,
-    inflight: AtomicUsize,
+    /// Shared with those of the same name that a reload has replaced, for what they have counts too.
+    pub(super) inflight: Arc<AtomicUsize>,
     /// Where the search begins, so that equals take turns.
     turn: AtomicUsize,
 }
@@ -45,9 +46,9 @@ impl Upstream {
         servers: Vec<Arc<Server>>,
         connector: Option<Connector>,
         metrics: Arc<UpstreamMetrics>,
+        inflight: Arc<AtomicUsize>,
     ) -> Self {
-        let (inflight, turn) = (AtomicUsize::new(0), AtomicUsize::new(0));
-        Self { name, settings, servers, connector, metrics, inflight, turn }
+        Self { name, settings, servers, connector, metrics, inflight, turn: AtomicUsize::new(0) }
     }
 
     /// Its name, as the configuration and the metrics have it.

@@ -165,6 +165,29 @@ async fn beyond_max_inflight_requests_are_refused() {
 }
 
 #[tokio::test]
+async fn what_an_upstream_has_counts_after_it_was_changed_too() {
+    local(async {
+        let (bed, (url, seen)) = (Bed::new(), serve(vec![Does::Sits]).await);
+        let upstream = |keepalive| {
+            bed.upstream(std::slice::from_ref(&url), |settings| {
+                settings.inflight_max = Some(1);
+                settings.keepalive = keepalive;
+            })
+        };
+        let first = bed.spawn_get(&upstream(1));
+        time::sleep(Duration::from_millis(50)).await;
+        assert_eq!(seen.borrow().len(), 1);
+        let changed = upstream(2);
+        let error = bed.get(&changed).await.unwrap_err();
+        assert!(matches!(error, UpstreamError::Busy), "{error}");
+        first.abort();
+        time::sleep(Duration::from_millis(50)).await;
+        assert!(changed.enter().is_ok());
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn a_server_behind_a_unix_socket_is_reached() {
     local(async {
         let dir = tempfile::tempdir().unwrap();
