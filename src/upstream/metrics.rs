@@ -163,6 +163,12 @@ impl Metrics {
         self.server_up.with_label_values(&[upstream, server])
     }
 
+    /// Whether a server has a series.
+    pub(super) fn shows_server(&self, upstream: &Arc<str>, server: &str) -> bool {
+        let labels = (Arc::clone(upstream), server.to_owned());
+        self.servers.lock().unwrap_or_else(PoisonError::into_inner).contains(&labels)
+    }
+
     /// The upstreams that have series.
     pub fn upstream_names(&self) -> Vec<Arc<str>> {
         self.upstreams.lock().unwrap_or_else(PoisonError::into_inner).keys().map(Arc::clone).collect()

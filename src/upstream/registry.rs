@@ -1,6 +1,6 @@
 //! The upstreams in force, kept over reloads as far as they stay the same.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
@@ -17,8 +17,12 @@ pub struct Upstreams {
     metrics: Arc<Metrics>,
     /// Where health is checked.
     control: Handle,
-    made: Arc<Mutex<HashMap<Arc<str>, Weak<Upstream>>>>,
+    made: Arc<Mutex<Made>>,
 }
+
+/// By name all that may still be used, the latest last: one that a reload has replaced has tunnels perhaps, and the
+/// reload that has made the latest may have been refused.
+type Made = HashMap<Arc<str>, Vec<Weak<Upstream>>>;
 
 impl fmt::Debug for Upstreams {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -41,7 +45,7 @@ impl Upstreams {
     /// Why TLS cannot be spoken as the settings say.
     pub fn get(&self, name: &str, settings: &Settings) -> Result<Arc<Upstream>, String> {
         let mut made = self.made.lock().unwrap_or_else(PoisonError::into_inner);
-        let last = made.get(name).and_then(Weak::upgrade);
+        let last = made.get(name).and_then(|of_name| latest(of_name));
         if let Some(last) = &last
             && last.settings == *settings
         {
@@ -76,7 +80,9 @@ impl Upstreams {
                 self.control.spawn(watch(Arc::downgrade(&upstream), Arc::clone(server)));
             }
         }
-        made.insert(name, Arc::downgrade(&upstream));
+        let of_name = made.entry(name).or_default();
+        of_name.retain(is_used);
+        of_name.push(Arc::downgrade(&upstream));
         Ok(upstream)
     }
 
@@ -84,30 +90,42 @@ impl Upstreams {
     /// shows their last values, and forgotten after it.
     pub fn gone(&self) -> Vec<Arc<str>> {
         let made = self.made.lock().unwrap_or_else(PoisonError::into_inner);
-        let used: HashSet<_> =
-            made.iter().filter(|(_, upstream)| 0 < upstream.strong_count()).map(|(name, _)| name).collect();
-        self.metrics.upstream_names().into_iter().filter(|name| !used.contains(name)).collect()
+        let mut names = self.metrics.upstream_names();
+        names.retain(|name| !made.get(name).is_some_and(|of_name| of_name.iter().any(is_used)));
+        names
     }
 
-    /// Forgets the series of those of these upstreams that are still gone, and of servers that no longer are.
+    /// Forgets the series of those of these upstreams that are still gone, and of servers that the latest of their
+    /// name does not have.
     pub fn forget(&self, gone: &[Arc<str>]) {
         let mut made = self.made.lock().unwrap_or_else(PoisonError::into_inner);
-        made.retain(|_, upstream| 0 < upstream.strong_count());
+        made.retain(|_, of_name| {
+            of_name.retain(is_used);
+            !of_name.is_empty()
+        });
         for name in gone.iter().filter(|name| !made.contains_key(*name)) {
             self.metrics.forget_upstream(name);
         }
-        let servers: HashSet<_> = made
-            .values()
-            .filter_map(Weak::upgrade)
-            .flat_map(|upstream| {
-                let labels: Vec<_> = upstream
-                    .servers
-                    .iter()
-                    .map(|server| (Arc::clone(&upstream.name), server.label.clone()))
-                    .collect();
-                labels
-            })
-            .collect();
-        self.metrics.keep_servers(&servers);
+        let latest: Vec<_> = made.values().filter_map(|of_name| latest(of_name)).collect();
+        let servers = latest.iter().flat_map(|upstream| {
+            upstream.servers.iter().map(|server| (Arc::clone(&upstream.name), server.label.clone()))
+        });
+        self.metrics.keep_servers(&servers.collect());
+        // One that was refused may have lived for a moment, in which the servers of the one in force were forgotten.
+        for upstream in &latest {
+            for server in &upstream.servers {
+                if !self.metrics.shows_server(&upstream.name, &server.label) {
+                    server.show_on(self.metrics.server_up(&upstream.name, &server.label));
+                }
+            }
+        }
     }
+}
+
+fn is_used(upstream: &Weak<Upstream>) -> bool {
+    0 < upstream.strong_count()
+}
+
+fn latest(of_name: &[Weak<Upstream>]) -> Option<Arc<Upstream>> {
+    of_name.iter().rev().find_map(Weak::upgrade)
 }

@@ -118,9 +118,10 @@ impl Upstream {
             return;
         }
         server.out_until_ms.store(server.millis(now + window), Ordering::Relaxed);
+        // Each time, for a reload that was refused may have shown a new one of the same address.
+        server.show();
         if !failures.out {
             failures.out = true;
-            server.show();
             drop(failures);
             tracing::warn!(upstream = &*self.name, server = server.label, %error, "a server is taken out");
         }
@@ -191,7 +192,7 @@ pub(super) struct Server {
     out_until_ms: AtomicU64,
     failures: Mutex<Failures>,
     born_at: Instant,
-    up: IntGauge,
+    up: Mutex<IntGauge>,
 }
 
 #[derive(Debug, Default)]
@@ -222,7 +223,7 @@ impl Server {
             out_until_ms: AtomicU64::new(0),
             failures: Mutex::default(),
             born_at: Instant::now(),
-            up,
+            up: Mutex::new(up),
         }
     }
 
@@ -262,9 +263,17 @@ impl Server {
         self.out_until_ms.compare_exchange(seen, until, Ordering::Relaxed, Ordering::Relaxed).is_ok()
     }
 
+    /// Shows from now on with this gauge whether it is up: that of before may have been forgotten.
+    pub(super) fn show_on(&self, up: IntGauge) {
+        *self.up.lock().unwrap_or_else(PoisonError::into_inner) = up;
+        self.show();
+    }
+
     fn show(&self) {
+        // Looked at under the lock, so that who looked first does not show it last.
+        let up = self.up.lock().unwrap_or_else(PoisonError::into_inner);
         let out = self.out_until_ms.load(Ordering::Relaxed) != 0;
-        self.up.set(i64::from(self.healthy.load(Ordering::Relaxed) && !out));
+        up.set(i64::from(self.healthy.load(Ordering::Relaxed) && !out));
     }
 }
 

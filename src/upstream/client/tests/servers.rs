@@ -388,3 +388,40 @@ async fn an_upstream_stays_the_same_over_a_reload_that_does_not_change_it() {
     })
     .await;
 }
+
+#[tokio::test]
+async fn an_upstream_keeps_its_series_whatever_becomes_of_later_ones() {
+    local(async {
+        let bed = Bed::new();
+        let (one, two, three) = ("http://127.0.0.1:1", "http://127.0.0.1:2", "http://127.0.0.1:3");
+        let upstream = |servers: [&str; 2]| bed.upstream(&servers.map(str::to_owned), |_| ());
+        let scrape = || {
+            let gone = bed.upstreams.gone();
+            bed.upstreams.forget(&gone);
+            let up = |server: &str, value: u8| {
+                bed.metric(&format!(
+                    "anteroom_upstream_server_up{{server=\"{server}\",upstream=\"app\"}} {value}"
+                ))
+            };
+            let all = bed.metric("anteroom_upstream_retries_total{upstream=\"app\"} 0");
+            (all, up(one, 0), up(two, 1), up(three, 1))
+        };
+        let in_force = upstream([one, two]);
+        in_force.failed(&in_force.servers[0], &UpstreamError::Closed);
+        assert_eq!(scrape(), (true, true, true, false));
+
+        // It is shown while it may come into force, and is then dropped with the snapshot that was refused.
+        let refused = upstream([one, three]);
+        assert_eq!(scrape(), (true, true, false, true));
+        drop(refused);
+        assert_eq!(scrape(), (true, true, true, false));
+        assert!(Arc::ptr_eq(&in_force, &upstream([one, two])));
+
+        // It still has tunnels when the next one is gone, too.
+        drop(upstream([three, two]));
+        assert_eq!(scrape(), (true, true, true, false));
+        drop(in_force);
+        assert_eq!(scrape(), (false, false, false, false));
+    })
+    .await;
+}
