@@ -1,6 +1,6 @@
 //! One worker's way to the upstreams: its connections, and what is sent over them.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::fmt;
 use std::rc::{Rc, Weak};
@@ -36,7 +36,7 @@ pub struct Client {
     /// Idle ones by server, the latest last.
     idle: RefCell<BTreeMap<u64, Vec<Idle>>>,
     /// Whether a task looks after them.
-    swept: RefCell<bool>,
+    swept: Cell<bool>,
 }
 
 struct Idle {
@@ -257,7 +257,7 @@ impl Client {
             !connections.is_empty()
         });
         if idle.is_empty() {
-            *self.swept.borrow_mut() = false;
+            self.swept.set(false);
         }
         !idle.is_empty()
     }

@@ -49,20 +49,6 @@ impl UpstreamError {
         }
     }
 
-    /// A fixed word for logs and metrics.
-    pub fn label(&self) -> &'static str {
-        match self {
-            Self::NoServer => "no_server",
-            Self::Busy => "busy",
-            Self::Connect(_) => "connect",
-            Self::ConnectTimeout => "connect_timeout",
-            Self::Closed => "closed",
-            Self::BadResponse(_) => "bad_response",
-            Self::ResponseTimeout => "response_timeout",
-            Self::ClientBody(_) => "client_body",
-        }
-    }
-
     pub(super) fn outcome(&self) -> Outcome {
         match self {
             Self::Busy => Outcome::Refused,

@@ -21,7 +21,17 @@ pub(super) enum Kind {
 }
 
 impl Kind {
-    const LABELS: [&str; 3] = ["http", "tunnel", "health"];
+    /// In the order of their numbers.
+    const ALL: [Self; 3] = [Self::Http, Self::Tunnel, Self::Health];
+
+    /// The word in the metrics.
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Http => "http",
+            Self::Tunnel => "tunnel",
+            Self::Health => "health",
+        }
+    }
 }
 
 /// What became of it.
@@ -38,7 +48,19 @@ pub(super) enum Outcome {
 }
 
 impl Outcome {
-    const LABELS: [&str; 5] = ["ok", "refused", "error", "timeout", "client"];
+    /// In the order of their numbers.
+    const ALL: [Self; 5] = [Self::Ok, Self::Refused, Self::Error, Self::Timeout, Self::Client];
+
+    /// The word in the metrics.
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Ok => "ok",
+            Self::Refused => "refused",
+            Self::Error => "error",
+            Self::Timeout => "timeout",
+            Self::Client => "client",
+        }
+    }
 }
 
 /// The metrics of all upstreams, from which each takes its handles.
@@ -59,8 +81,8 @@ pub struct Metrics {
 
 /// The handles of one upstream.
 pub(super) struct UpstreamMetrics {
-    requests: [[IntCounter; Outcome::LABELS.len()]; Kind::LABELS.len()],
-    durations: [Histogram; Kind::LABELS.len()],
+    requests: [[IntCounter; Outcome::ALL.len()]; Kind::ALL.len()],
+    durations: [Histogram; Kind::ALL.len()],
     pub(super) inflight: IntGauge,
     pub(super) retries: IntCounter,
     pub(super) broken: IntCounter,
@@ -140,12 +162,13 @@ impl Metrics {
     pub(super) fn upstream(&self, name: &Arc<str>) -> Arc<UpstreamMetrics> {
         let mut upstreams = self.upstreams.lock().unwrap_or_else(PoisonError::into_inner);
         let resolve = || {
-            let counters = |kind| {
-                Outcome::LABELS.map(|result| self.requests.with_label_values(&[&**name, kind, result]))
+            let counters = |kind: Kind| {
+                Outcome::ALL
+                    .map(|result| self.requests.with_label_values(&[&**name, kind.as_str(), result.as_str()]))
             };
             Arc::new(UpstreamMetrics {
-                requests: Kind::LABELS.map(counters),
-                durations: Kind::LABELS.map(|kind| self.durations.with_label_values(&[&**name, kind])),
+                requests: Kind::ALL.map(counters),
+                durations: Kind::ALL.map(|kind| self.durations.with_label_values(&[&**name, kind.as_str()])),
                 inflight: self.inflight.with_label_values(&[name]),
                 retries: self.retries.with_label_values(&[name]),
                 broken: self.broken.with_label_values(&[name]),
@@ -179,8 +202,8 @@ impl Metrics {
         self.upstreams.lock().unwrap_or_else(PoisonError::into_inner).remove(name);
         // A series that is gone already is what is wanted.
         let gone = |_: prometheus::Error| ();
-        for kind in Kind::LABELS {
-            for result in Outcome::LABELS {
+        for kind in Kind::ALL.map(Kind::as_str) {
+            for result in Outcome::ALL.map(Outcome::as_str) {
                 self.requests.remove_label_values(&[name, kind, result]).unwrap_or_else(gone);
             }
             self.durations.remove_label_values(&[name, kind]).unwrap_or_else(gone);

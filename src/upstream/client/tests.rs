@@ -6,7 +6,6 @@ mod bodies;
 mod answers;
 mod tunnels;
 
-use std::cell::Cell;
 use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll};
