@@ -106,7 +106,8 @@ pub fn request_head(sent: &Parts, facts: &Facts<'_>, length: BodyLength, out: &m
     let survey = Survey::of(&sent.headers);
     pass_on(&mut head, &sent.headers, &survey, facts, |_| false);
     if survey.takes_trailers {
-        head.text(b"te: trailers\r\n");
+        // Rule: RFC 9110, 10.1.4: `TE` is of this connection, which has to be said.
+        head.text(b"te: trailers\r\nconnection: te\r\n");
     }
     match length {
         // Some servers answer 411 to those without a length.

@@ -154,7 +154,12 @@ const CASES: &[Case] = &[
         "GET / HTTP/1.1\nHost: localhost\nKeep-Alive: timeout=5\nProxy-Connection: keep-alive\nTE: gzip\n\
          Trailer: X\nProxy-Authorization: Basic eA==\nProxy: http://evil.example\n{}\n",
         &[],
-        &["keep-alive", "proxy", "te:", "trailer", "evil"],
+        &["keep-alive", "proxy", "te:", "trailer", "evil", "connection"],
+    ),
+    passed(
+        "GET / HTTP/1.1\nHost: localhost\nConnection: close, TE\nTE: gzip, trailers\n\n",
+        &["\nte: trailers\n", "\nconnection: te\n"],
+        &["gzip", "close"],
     ),
     passed(
         "GET / HTTP/1.1\nHost: localhost\nConnection: close, Upgrade, HTTP2-Settings\nUpgrade: h2c\n\
