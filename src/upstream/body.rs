@@ -53,6 +53,9 @@ pub enum BrokenAnswer {
     /// Nothing came for too long.
     #[error("the answer of the upstream stopped coming")]
     Timeout,
+    /// The client broke off the body of its request while it was being answered: no fault of the upstream.
+    #[error("the body of the request is broken off")]
+    Client,
 }
 
 impl<B> fmt::Debug for AnswerBody<B> {
@@ -94,7 +97,9 @@ where
     fn fail(&mut self, error: BrokenAnswer) -> BrokenAnswer {
         if let Some(flight) = self.flight.take() {
             let upstream = flight.upstream();
-            upstream.metrics.broken.inc();
+            if error != BrokenAnswer::Client {
+                upstream.metrics.broken.inc();
+            }
             tracing::debug!(upstream = &**upstream.name(), %error, "an answer is broken");
         }
         self.link = None;
@@ -107,7 +112,7 @@ where
         }
         let Some(link) = &mut self.link else { return Poll::Ready(Ok(None)) };
         match link.outgoing.poll_send(context, &mut link.conn.stream) {
-            Poll::Ready(Err(Unsent::Client(_))) => return Poll::Ready(Err(BrokenAnswer::Truncated)),
+            Poll::Ready(Err(Unsent::Client(_))) => return Poll::Ready(Err(BrokenAnswer::Client)),
             // A server may answer without having read all.
             Poll::Ready(Err(Unsent::Server) | Ok(())) | Poll::Pending => (),
         }

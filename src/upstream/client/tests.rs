@@ -30,6 +30,8 @@ enum Pieces {
     Silent,
     /// As they are sent.
     Channel(mpsc::Receiver<&'static str>),
+    /// As they are sent, and then an error.
+    BrokenOff(mpsc::Receiver<&'static str>),
     /// For ever, counted.
     Flood(Rc<Cell<usize>>),
 }
@@ -46,6 +48,13 @@ impl Body for Pieces {
             Self::Channel(pieces) => {
                 pieces.poll_recv(context).map(|piece| piece.map(|piece| Ok(Frame::data(piece.into()))))
             }
+            Self::BrokenOff(pieces) => pieces.poll_recv(context).map(|piece| {
+                Some(
+                    piece
+                        .map(|piece| Frame::data(piece.into()))
+                        .ok_or_else(|| io::Error::other("the client left")),
+                )
+            }),
             Self::Of(pieces) if pieces.is_empty() => Poll::Ready(None),
             Self::Of(pieces) => Poll::Ready(Some(Ok(Frame::data(pieces.remove(0).into())))),
             Self::Broken => Poll::Ready(Some(Err(io::Error::other("the client left")))),

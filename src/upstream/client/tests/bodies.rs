@@ -1,6 +1,7 @@
 //! The bodies of requests on their way.
 
 use super::*;
+use crate::upstream::BrokenAnswer;
 
 #[tokio::test]
 async fn a_broken_body_is_the_clients_fault() {
@@ -52,6 +53,38 @@ async fn an_early_answer_is_passed_on_while_the_body_still_comes() {
         assert_eq!(answer.frame().await.unwrap().unwrap().into_data().unwrap(), "rl");
         assert!(answer.frame().await.is_none());
         assert_eq!(serving.await.unwrap(), "3\r\nabc\r\n4\r\ndefg\r\n0\r\n\r\n");
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn an_answer_counts_as_broken_unless_the_client_broke_its_request_off() {
+    local(async {
+        for by_client in [true, false] {
+            let (bed, (listener, url)) = (Bed::new(), bind().await);
+            let upstream = bed.upstream(&[url], |_| ());
+            let serving = spawn_local(async move {
+                let (mut stream, _) = listener.accept().await.unwrap();
+                stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nea").await.unwrap();
+                stream
+            });
+            let (sender, receiver) = mpsc::channel(1);
+            let answer = bed.send(&upstream, &Method::POST, Pieces::BrokenOff(receiver)).await.unwrap();
+            let mut answer = answer.into_body();
+            assert_eq!(answer.frame().await.unwrap().unwrap().into_data().unwrap(), "ea");
+            let stream = serving.await.unwrap();
+            let (broken, count) = if by_client {
+                drop(sender);
+                (BrokenAnswer::Client, 0)
+            } else {
+                drop(stream);
+                (BrokenAnswer::Truncated, 1)
+            };
+            assert_eq!(answer.frame().await.unwrap().unwrap_err(), broken);
+            assert!(
+                bed.metric(&format!("anteroom_upstream_broken_answers_total{{upstream=\"app\"}} {count}"))
+            );
+        }
     })
     .await;
 }
