@@ -22,7 +22,7 @@ use crate::upstream::body::Link;
 use crate::upstream::conn::Conn;
 use crate::upstream::connect::connect;
 use crate::upstream::forward::BodyLength;
-use crate::upstream::metrics::{Kind, Outcome};
+use crate::upstream::metrics::{Asked, Kind, Outcome};
 use crate::upstream::outgoing::Outgoing;
 use crate::upstream::server::{Flight, Tried, Upstream};
 use crate::upstream::{AnswerBody, BoxError, Tunnel, UpstreamError, forward};
@@ -88,22 +88,28 @@ impl Client {
         B: Body<Data = Bytes> + Unpin,
         B::Error: Into<BoxError>,
     {
+        let asked = Asked::new(&upstream.metrics, Kind::Http, started_at);
         let outgoing = Outgoing::new(body, started_at, head);
-        let answer = self.send_to_any(upstream, method, outgoing, started_at).await;
-        if let Err(error) = &answer {
-            upstream.metrics.count(Kind::Http, error.outcome(), started_at.elapsed());
+        match self.send_to_any(upstream, method, outgoing, started_at).await {
+            Ok((answer, now)) => {
+                asked.end(Outcome::Ok, now);
+                Ok(answer)
+            }
+            Err(error) => {
+                asked.end(error.outcome(), Instant::now());
+                Err(error)
+            }
         }
-        answer
     }
 
-    /// Sends a request, and counts it if there is an answer.
+    /// The answer of the server that gives one, and when it came.
     async fn send_to_any<B>(
         self: &Rc<Self>,
         upstream: &Arc<Upstream>,
         method: &Method,
         mut outgoing: Outgoing<B>,
         started_at: Instant,
-    ) -> Result<Response<AnswerBody<B>>, UpstreamError>
+    ) -> Result<(Response<AnswerBody<B>>, Instant), UpstreamError>
     where
         B: Body<Data = Bytes> + Unpin,
         B::Error: Into<BoxError>,
@@ -152,10 +158,10 @@ impl Client {
                     Ok(answer) => {
                         upstream.succeeded(server);
                         let now = Instant::now();
-                        upstream.metrics.count(Kind::Http, Outcome::Ok, now - started_at);
                         let home = answer.keeps.then(|| Rc::downgrade(self));
                         let link = Link { conn, outgoing, home, silence_max };
-                        return Ok(respond(answer, |body| AnswerBody::new(body, link, flight, now)));
+                        let answer = respond(answer, |body| AnswerBody::new(body, link, flight, now));
+                        return Ok((answer, now));
                     }
                     Err(failed) => {
                         error = failed;
@@ -202,6 +208,7 @@ impl Client {
         offered: &[String],
     ) -> Result<Handshaken, UpstreamError> {
         let started_at = Instant::now();
+        let asked = Asked::new(&upstream.metrics, Kind::Tunnel, started_at);
         let outgoing = Outgoing::new(Empty::new(), started_at, |_, out| head(out));
         let answer = handshake_uncounted(upstream, outgoing, accept, offered).await;
         let outcome = match &answer {
@@ -209,7 +216,7 @@ impl Client {
             Ok(Handshaken::Answer(_)) => Outcome::Refused,
             Err(error) => error.outcome(),
         };
-        upstream.metrics.count(Kind::Tunnel, outcome, started_at.elapsed());
+        asked.end(outcome, Instant::now());
         answer
     }
 }

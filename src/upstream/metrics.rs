@@ -8,8 +8,9 @@ use std::time::Duration;
 use prometheus::{
     Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
 };
+use tokio::time::Instant;
 
-/// Until the head of an answer, in seconds.
+/// Until the head of an answer, or until nobody waited for it any more, in seconds.
 const DURATIONS: &[f64] = &[0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
 
 /// What is asked of an upstream.
@@ -116,7 +117,7 @@ impl Metrics {
         };
         let durations = HistogramOpts::new(
             "anteroom_upstream_request_duration_seconds",
-            "From the request to the head of the upstream's answer, retries included",
+            "From the request to the head of the upstream's answer, retries included, or to where it was given up",
         );
         let durations = HistogramVec::new(durations.buckets(DURATIONS.to_vec()), &["upstream", "kind"])?;
         registry.register(Box::new(durations.clone()))?;
@@ -237,8 +238,41 @@ impl UpstreamMetrics {
         if let Some(counter) = counters.and_then(|counters| counters.get(outcome as usize)) {
             counter.inc();
         }
-        if let (Outcome::Ok, Some(durations)) = (outcome, self.durations.get(kind as usize)) {
+        let has_waited = match outcome {
+            Outcome::Ok | Outcome::Timeout | Outcome::Client => true,
+            Outcome::Refused | Outcome::Error => false,
+        };
+        if let Some(durations) = self.durations.get(kind as usize).filter(|_| has_waited) {
             durations.observe(took.as_secs_f64());
+        }
+    }
+}
+
+/// What is asked of an upstream and has no outcome yet. Dropped without one, its client has left, and it counts so.
+#[derive(Debug)]
+pub(super) struct Asked<'a> {
+    metrics: &'a UpstreamMetrics,
+    kind: Kind,
+    began_at: Instant,
+    has_ended: bool,
+}
+
+impl<'a> Asked<'a> {
+    pub(super) fn new(metrics: &'a UpstreamMetrics, kind: Kind, began_at: Instant) -> Self {
+        Self { metrics, kind, began_at, has_ended: false }
+    }
+
+    /// Counts what has become of it.
+    pub(super) fn end(mut self, outcome: Outcome, now: Instant) {
+        self.has_ended = true;
+        self.metrics.count(self.kind, outcome, now - self.began_at);
+    }
+}
+
+impl Drop for Asked<'_> {
+    fn drop(&mut self) {
+        if !self.has_ended {
+            self.metrics.count(self.kind, Outcome::Client, self.began_at.elapsed());
         }
     }
 }

@@ -704,16 +704,18 @@ fn an_upstream_that_a_reload_changes_is_used_by_the_next_request() {
 fn the_client_that_leaves_ends_its_request() {
     let (application, mut server) = start(|_| Reply::Silence);
     let in_flight = "anteroom_upstream_inflight_requests{upstream=\"django\"}";
-    for (sent, kind, counted) in [
+    for (sent, kind, counted, upstream) in [
         (
             b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n".to_vec(),
             "plain",
             "anteroom_http_requests_total{code=\"499\",route=\"site\"}",
+            "anteroom_upstream_requests_total{kind=\"http\",result=\"client\",upstream=\"django\"}",
         ),
         (
             handshake("/", &[]),
             "websocket",
             "anteroom_websocket_handshakes_total{result=\"client_gone\",route=\"site\"}",
+            "anteroom_upstream_requests_total{kind=\"tunnel\",result=\"client\",upstream=\"django\"}",
         ),
     ] {
         let before = application.seen().len();
@@ -724,6 +726,7 @@ fn the_client_that_leaves_ends_its_request() {
         drop(stream);
         server.wait_metric(in_flight, 0.0);
         server.wait_metric(counted, 1.0);
+        server.wait_metric(upstream, 1.0);
         server.wait_log(&["refused", &format!("kind=\"{kind}\""), "status=499", "reason=\"client_gone\""]);
     }
     // Whom the end of the process drops has not left.

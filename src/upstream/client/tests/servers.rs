@@ -165,6 +165,27 @@ async fn beyond_max_inflight_requests_are_refused() {
     .await;
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_request_whose_client_leaves_is_counted_with_the_time_that_it_waited() {
+    local(async {
+        let (bed, (url, _)) = (Bed::new(), serve(vec![Does::Sits]).await);
+        let upstream = bed.upstream(&[url], |_| ());
+        let waits = Duration::from_secs(3);
+        assert!(time::timeout(waits, bed.get(&upstream)).await.is_err());
+        assert!(time::timeout(waits, bed.handshake(&upstream)).await.is_err());
+        for kind in ["http", "tunnel"] {
+            let labels = format!("kind=\"{kind}\",result=\"client\",upstream=\"app\"");
+            assert!(bed.metric(&format!("anteroom_upstream_requests_total{{{labels}}} 1")), "{kind}");
+            let duration = "anteroom_upstream_request_duration_seconds_bucket";
+            for (below, count) in [("2.5", 0), ("5", 1)] {
+                let labels = format!("kind=\"{kind}\",upstream=\"app\",le=\"{below}\"");
+                assert!(bed.metric(&format!("{duration}{{{labels}}} {count}")), "{kind} {below}");
+            }
+        }
+    })
+    .await;
+}
+
 #[tokio::test]
 async fn what_an_upstream_has_counts_after_it_was_changed_too() {
     local(async {

@@ -11,7 +11,7 @@ const SWITCH: &str = "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\n
      Sec-WebSocket-Accept: right\r\n\r\nearly";
 
 impl Bed {
-    async fn handshake(&self, upstream: &Arc<Upstream>) -> Result<Handshaken, UpstreamError> {
+    pub(super) async fn handshake(&self, upstream: &Arc<Upstream>) -> Result<Handshaken, UpstreamError> {
         let head = |out: &mut Vec<u8>| {
             out.extend_from_slice(
                 b"GET / HTTP/1.1\r\nhost: example.com\r\nupgrade: websocket\r\nconnection: Upgrade\r\n\r\n",
