@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use futures_util::StreamExt as _;
 use futures_util::stream::FuturesUnordered;
+use rustix::io::Errno;
 use rustls::pki_types::ServerName;
 use tokio::net::{TcpStream, UnixStream, lookup_host};
 use tokio::time;
@@ -32,6 +33,7 @@ pub(super) async fn connect(
     let deadline = Instant::now() + timeout;
     match time::timeout_at(deadline, open(upstream, server, deadline)).await {
         Ok(Ok(stream)) => Ok(stream),
+        Ok(Err(error)) if is_shortage(&error) => Err(UpstreamError::Shortage(error.to_string())),
         Ok(Err(error)) => {
             // The name may have moved on.
             *server.resolved.lock().unwrap_or_else(PoisonError::into_inner) = None;
@@ -68,6 +70,19 @@ async fn open(upstream: &Upstream, server: &Server, deadline: Instant) -> io::Re
     Ok(UpstreamStream::Tls(Box::new(connector.0.connect(name, stream).await?)))
 }
 
+/// Whether it is we who have run out of something.
+fn is_shortage(error: &io::Error) -> bool {
+    // The third says that no port of ours is left towards the server.
+    let shortages = [Errno::MFILE, Errno::NFILE, Errno::ADDRNOTAVAIL, Errno::NOBUFS, Errno::NOMEM];
+    shortages.iter().any(|one| error.raw_os_error() == Some(one.raw_os_error()))
+}
+
+/// The later of two errors, but rather one of a server than a shortage: a machine without IPv6 has no address of its own
+/// towards one of IPv6 either.
+fn more_telling(before: Option<io::Error>, failed: io::Error) -> io::Error {
+    before.filter(|before| is_shortage(&failed) && !is_shortage(before)).unwrap_or(failed)
+}
+
 /// A connection to the address that is the first to take one; the error of the last one otherwise.
 ///
 /// The next address is tried as soon as one has failed or has not answered for a while, as those of IPv6 do not where a
@@ -77,18 +92,19 @@ async fn connect_any(addresses: &[SocketAddr], deadline: Instant) -> io::Result<
     let pause = HEAD_START.min(deadline.saturating_duration_since(Instant::now()) / shares);
     let mut left = addresses.iter();
     let mut attempts = FuturesUnordered::new();
-    let mut error = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
+    let mut error = None;
     loop {
         attempts.extend(left.next().map(TcpStream::connect));
         tokio::select! {
             Some(attempt) = attempts.next() => match attempt {
                 Ok(stream) => return Ok(stream),
-                Err(failed) => error = failed,
+                Err(failed) => error = Some(more_telling(error, failed)),
             },
             () = time::sleep(pause), if 0 < left.len() => (),
-            else => return Err(error),
+            else => break,
         }
     }
+    Err(error.unwrap_or_else(|| io::Error::new(io::ErrorKind::NotFound, "the name has no address")))
 }
 
 async fn resolve(server: &Server, host: &str, port: u16) -> io::Result<Arc<[SocketAddr]>> {
@@ -102,4 +118,42 @@ async fn resolve(server: &Server, host: &str, port: u16) -> io::Result<Arc<[Sock
     *server.resolved.lock().unwrap_or_else(PoisonError::into_inner) =
         Some((Instant::now(), Arc::clone(&addresses)));
     Ok(addresses)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_we_have_run_out_of_is_told_from_what_a_server_does() {
+        let cases = [
+            (Errno::MFILE, true),
+            (Errno::NFILE, true),
+            (Errno::ADDRNOTAVAIL, true),
+            (Errno::NOBUFS, true),
+            (Errno::NOMEM, true),
+            (Errno::CONNREFUSED, false),
+            (Errno::CONNRESET, false),
+            (Errno::HOSTUNREACH, false),
+            (Errno::NOENT, false),
+            (Errno::AGAIN, false),
+        ];
+        for (errno, shortage) in cases {
+            assert_eq!(is_shortage(&errno.into()), shortage, "{errno}");
+        }
+    }
+
+    #[test]
+    fn what_a_server_does_is_told_before_what_we_have_run_out_of() {
+        let cases = [
+            (None, Errno::ADDRNOTAVAIL, Errno::ADDRNOTAVAIL),
+            (Some(Errno::CONNREFUSED), Errno::ADDRNOTAVAIL, Errno::CONNREFUSED),
+            (Some(Errno::ADDRNOTAVAIL), Errno::CONNREFUSED, Errno::CONNREFUSED),
+            (Some(Errno::CONNREFUSED), Errno::HOSTUNREACH, Errno::HOSTUNREACH),
+        ];
+        for (before, failed, told) in cases {
+            let error = more_telling(before.map(io::Error::from), failed.into());
+            assert_eq!(error.raw_os_error(), Some(told.raw_os_error()), "{before:?} {failed:?}");
+        }
+    }
 }

@@ -22,6 +22,9 @@ pub enum UpstreamError {
     /// A connection did not come about in time.
     #[error("the upstream cannot be connected to in time")]
     ConnectTimeout,
+    /// We have no descriptor, port or memory left for a connection, which says nothing of the server.
+    #[error("nothing is left here for a connection to the upstream: {0}")]
+    Shortage(String),
     /// The connection ended before the answer's head did.
     #[error("the upstream closed the connection without an answer")]
     Closed,
@@ -43,7 +46,7 @@ impl UpstreamError {
             Self::NoServer | Self::Connect(_) | Self::Closed | Self::BadResponse(_) => {
                 StatusCode::BAD_GATEWAY
             }
-            Self::Busy => StatusCode::SERVICE_UNAVAILABLE,
+            Self::Busy | Self::Shortage(_) => StatusCode::SERVICE_UNAVAILABLE,
             Self::ConnectTimeout | Self::ResponseTimeout => StatusCode::GATEWAY_TIMEOUT,
             Self::ClientBody(_) => StatusCode::BAD_REQUEST,
         }
@@ -52,6 +55,7 @@ impl UpstreamError {
     pub(super) fn outcome(&self) -> Outcome {
         match self {
             Self::Busy => Outcome::Refused,
+            Self::Shortage(_) => Outcome::Shortage,
             Self::NoServer | Self::Connect(_) | Self::Closed | Self::BadResponse(_) => Outcome::Error,
             Self::ConnectTimeout | Self::ResponseTimeout => Outcome::Timeout,
             Self::ClientBody(_) => Outcome::Client,

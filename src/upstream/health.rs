@@ -22,13 +22,16 @@ pub(super) async fn watch(upstream: Weak<Upstream>, server: Arc<Server>) {
         let Some(check) = &upstream.settings.health else { return };
         let started_at = Instant::now();
         let (outcome, found) = match time::timeout(check.timeout, ask(&upstream, &server, check)).await {
-            Ok(Ok(status)) if status.as_u16() == check.status => (Outcome::Ok, Ok(())),
-            Ok(Ok(status)) => (Outcome::Refused, Err(format!("it answers {}", status.as_u16()))),
-            Ok(Err(error)) => (error.outcome(), Err(error.to_string())),
-            Err(_) => (Outcome::Timeout, Err("it does not answer in time".to_owned())),
+            Ok(Ok(status)) if status.as_u16() == check.status => (Outcome::Ok, Some(Ok(()))),
+            Ok(Ok(status)) => (Outcome::Refused, Some(Err(format!("it answers {}", status.as_u16())))),
+            Ok(Err(error @ UpstreamError::Shortage(_))) => (error.outcome(), None),
+            Ok(Err(error)) => (error.outcome(), Some(Err(error.to_string()))),
+            Err(_) => (Outcome::Timeout, Some(Err("it does not answer in time".to_owned()))),
         };
         upstream.metrics.count(Kind::Health, outcome, started_at.elapsed());
-        upstream.checked(&server, found);
+        if let Some(found) = found {
+            upstream.checked(&server, found);
+        }
         let next_at = started_at + check.every;
         // Not held meanwhile: a reload may be the end of it.
         drop(upstream);

@@ -44,13 +44,16 @@ pub(super) enum Outcome {
     Refused,
     Error,
     Timeout,
+    /// We have run out of what a connection takes.
+    Shortage,
     /// The client's body was broken, or the client left.
     Client,
 }
 
 impl Outcome {
     /// In the order of their numbers.
-    const ALL: [Self; 5] = [Self::Ok, Self::Refused, Self::Error, Self::Timeout, Self::Client];
+    const ALL: [Self; 6] =
+        [Self::Ok, Self::Refused, Self::Error, Self::Timeout, Self::Shortage, Self::Client];
 
     /// The word in the metrics.
     fn as_str(self) -> &'static str {
@@ -59,6 +62,7 @@ impl Outcome {
             Self::Refused => "refused",
             Self::Error => "error",
             Self::Timeout => "timeout",
+            Self::Shortage => "shortage",
             Self::Client => "client",
         }
     }
@@ -240,7 +244,7 @@ impl UpstreamMetrics {
         }
         let has_waited = match outcome {
             Outcome::Ok | Outcome::Timeout | Outcome::Client => true,
-            Outcome::Refused | Outcome::Error => false,
+            Outcome::Refused | Outcome::Error | Outcome::Shortage => false,
         };
         if let Some(durations) = self.durations.get(kind as usize).filter(|_| has_waited) {
             durations.observe(took.as_secs_f64());

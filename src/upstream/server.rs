@@ -99,8 +99,12 @@ impl Upstream {
         Some(server)
     }
 
-    /// Counts a failure of a server. An only server is never taken out: there is nobody to go to instead.
+    /// Counts a failure of a server. An only server is never taken out: there is nobody to go to instead. What is
+    /// no fault of the server does not count.
     pub(super) fn failed(&self, server: &Server, error: &UpstreamError) {
+        if matches!(error, UpstreamError::Shortage(_) | UpstreamError::ClientBody(_)) {
+            return;
+        }
         tracing::debug!(upstream = &*self.name, server = server.label, %error, "a server has failed");
         if self.servers.len() == 1 || self.settings.fails_max == 0 {
             return;

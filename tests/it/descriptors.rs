@@ -6,7 +6,8 @@ use std::process::Command;
 
 use rustix::process::{Resource, Rlimit, prlimit};
 
-use crate::support::client::Client;
+use crate::support::application::{Application, Reply};
+use crate::support::client::{Client, dial, exchange};
 use crate::support::server::{TestServer, complete};
 use crate::support::{pause, wait_until};
 
@@ -17,8 +18,12 @@ const ACCEPT_ERRORS: &str =
 
 /// A server that may have so many files open.
 fn start(files_max: usize) -> TestServer {
+    start_with(files_max, ROUTES)
+}
+
+fn start_with(files_max: usize, routes: &str) -> TestServer {
     let folder = tempfile::tempdir().unwrap();
-    fs::write(folder.path().join("routes.toml"), complete(ROUTES)).unwrap();
+    fs::write(folder.path().join("routes.toml"), complete(routes)).unwrap();
     let mut command = Command::new("sh");
     let script = format!("ulimit -n {files_max}; exec \"$0\" -c routes.toml");
     command.args(["-c", &script, env!("CARGO_BIN_EXE_anteroom")]);
@@ -88,5 +93,47 @@ fn without_descriptors_accepting_backs_off_and_goes_on_once_there_are_some() {
     wait_served(&server);
     assert!(0.0 < server.metric(ACCEPT_ERRORS));
     drop(first);
+    server.stop();
+}
+
+#[test]
+fn a_server_without_descriptors_blames_no_application() {
+    let applications = [(); 2].map(|()| Application::start(|_| Reply::ok("answer")));
+    let [one, other] = applications.each_ref().map(|application| format!("http://{}", application.address));
+    let server = start_with(
+        256,
+        &format!(
+            "[upstream.app]\nservers = [\"{one}\", \"{other}\"]\nkeepalive = 0\n\
+             health = {{ path = \"/\", every = \"50ms\" }}\n\
+             [[route]]\nname = \"site\"\npath = '/.*'\nhandler = \"proxy\"\nupstream = \"app\"\n"
+        ),
+    );
+    let get = "GET / HTTP/1.1\r\nHost: localhost\r\n\r\n";
+    let mut client = dial(server.address());
+    assert_eq!(exchange(&mut client, get).status, 200);
+    let limit = |files: u64| {
+        let files = Rlimit { current: Some(files), maximum: Some(256) };
+        prlimit(Some(server.pid()), Resource::Nofile, files).unwrap();
+    };
+    // Nothing can be opened any more, for the lower numbers are taken.
+    limit(3);
+    for _ in 0..10 {
+        assert_eq!(exchange(&mut client, get).status, 503);
+        // Checks are due meanwhile.
+        pause(std::time::Duration::from_millis(20));
+    }
+    limit(256);
+    let metrics = server.metrics();
+    for kind in ["http", "health"] {
+        let labels = format!(r#"kind="{kind}",result="shortage",upstream="app""#);
+        assert!(1.0 < metrics[&format!("anteroom_upstream_requests_total{{{labels}}}")], "{kind}");
+        let labels = format!(r#"kind="{kind}",result="error",upstream="app""#);
+        assert_eq!(metrics[&format!("anteroom_upstream_requests_total{{{labels}}}")], 0.0, "{kind}");
+    }
+    for address in [one, other] {
+        let labels = format!(r#"server="{address}",upstream="app""#);
+        assert_eq!(metrics[&format!("anteroom_upstream_server_up{{{labels}}}")], 1.0, "{address}");
+    }
+    assert_eq!(exchange(&mut client, get).status, 200);
     server.stop();
 }
