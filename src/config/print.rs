@@ -164,12 +164,15 @@ impl Printer {
         self.line("traceparent", &quoted(TRACEPARENTS.word(settings.traceparent)));
         match &settings.health {
             Some(health) => {
-                let entries = [
-                    ("path", quoted(&health.path)),
+                let mut entries = vec![("path", quoted(&health.path))];
+                if let Some(host) = &health.host {
+                    entries.push(("host", quoted(host)));
+                }
+                entries.extend([
                     ("every", time(health.every)),
                     ("timeout", time(health.timeout)),
                     ("status", health.status.to_string()),
-                ];
+                ]);
                 self.line("health", &table(&entries));
             }
             None => self.text.push_str("# health: off\n"),

@@ -44,10 +44,11 @@ async fn ask(upstream: &Upstream, server: &Server, check: &HealthCheck) -> Resul
     let connect_timeout = upstream.settings.connect_timeout.min(check.timeout);
     let mut conn = Conn::new(connect(upstream, server, connect_timeout).await?);
     let target: Uri = check.path.parse().map_err(|_| UpstreamError::BadResponse("the path is none"))?;
-    let host = match &server.address {
-        ServerAddress::Tcp { host, port, .. } if host.contains(':') => format!("[{host}]:{port}"),
-        ServerAddress::Tcp { host, port, .. } => format!("{host}:{port}"),
-        ServerAddress::Unix(_) => "localhost".to_owned(),
+    let host = match (&check.host, &server.address) {
+        (Some(host), _) => host.clone(),
+        (None, ServerAddress::Tcp { host, port, .. }) if host.contains(':') => format!("[{host}]:{port}"),
+        (None, ServerAddress::Tcp { host, port, .. }) => format!("{host}:{port}"),
+        (None, ServerAddress::Unix(_)) => "localhost".to_owned(),
     };
     let head = |_, out: &mut Vec<u8>| forward::check_head(&target, &host, out);
     let now = Instant::now();

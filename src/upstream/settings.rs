@@ -76,6 +76,8 @@ pub enum Traceparent {
 pub struct HealthCheck {
     /// The path, with its leading slash.
     pub path: String,
+    /// What it says as `Host`; `None` for the server's own address.
+    pub host: Option<String>,
     /// From one to the next.
     pub every: Duration,
     /// From the connect to the answer's head.

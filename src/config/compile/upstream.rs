@@ -10,6 +10,7 @@ use crate::config::compile::{Compiler, all, items, to_usize, value};
 use crate::config::diagnostic::{Code, Diagnostic};
 use crate::config::file::{HealthTable, UpstreamTable, UpstreamTlsTable};
 use crate::config::table::At;
+use crate::request::Host;
 use crate::tls::CaFile;
 use crate::upstream::{HealthCheck, ServerAddress, Settings, TlsSettings};
 
@@ -84,8 +85,17 @@ impl Compiler<'_> {
             self.push(Diagnostic::new(Code::Server, at.span.clone(), message).help(help));
             return None;
         }
+        if let Some(at) = &table.host
+            && Host::parse(&at.value).is_err()
+        {
+            let message = format!("`{}` is no host that can be asked for", at.value);
+            let help = "write it as a request has it, such as `example.com`; a port is allowed";
+            self.push(Diagnostic::new(Code::Server, at.span.clone(), message).help(help));
+            return None;
+        }
         Some(HealthCheck {
             path: at.value.clone(),
+            host: table.host.as_ref().map(|at| at.value.clone()),
             every: value(table.every.as_ref()).unwrap_or(Duration::from_secs(5)),
             timeout: value(table.timeout.as_ref()).unwrap_or(Duration::from_secs(2)),
             status: value(table.status.as_ref()).and_then(|code| u16::try_from(code).ok()).unwrap_or(200),

@@ -30,6 +30,7 @@ pub(in crate::config) struct UpstreamTable {
 #[derive(Debug)]
 pub(in crate::config) struct HealthTable {
     pub(in crate::config) path: Option<At<String>>,
+    pub(in crate::config) host: Option<At<String>>,
     pub(in crate::config) every: Option<At<Duration>>,
     pub(in crate::config) timeout: Option<At<Duration>>,
     pub(in crate::config) status: Option<At<u64>>,
@@ -71,8 +72,12 @@ pub(super) const UPSTREAM: Kind = Kind {
     ],
 };
 
-pub(super) const HEALTH: Kind =
-    Kind { name: "`health`", keys: &["path", "every", "timeout", "status"], later: &[], foreign: &[] };
+pub(super) const HEALTH: Kind = Kind {
+    name: "`health`",
+    keys: &["path", "host", "every", "timeout", "status"],
+    later: &[],
+    foreign: &[],
+};
 
 pub(super) const UPSTREAM_TLS: Kind = Kind {
     name: "`tls` of an upstream",
@@ -104,6 +109,7 @@ fn read(name: At<String>, table: &Table<'_>) -> UpstreamTable {
         let time = |key| health.duration(key, Duration::from_millis(10)..=HOUR);
         HealthTable {
             path: health.text("path"),
+            host: health.text("host"),
             every: time("every"),
             timeout: time("timeout"),
             status: health.count("status", 200..=599),

@@ -15,6 +15,7 @@ health = { path = '/healthz', every = '1s' }
 tls = { server_name = 'app', verify = false }
 [upstream.'b.c']
 servers = ['http://[::1]:8001']
+health = { path = '/', host = 'Example.com:8000' }
 ";
     let printed = print(&config(&format!("{text}{ROUTE}")));
     let start = printed.find("[upstream.app]").unwrap();
@@ -45,7 +46,7 @@ servers = ['http://[::1]:8001']
         fail_timeout = "10s"
         # max_inflight: no limit
         traceparent = "create"
-        # health: off
+        health = { path = "/", host = "Example.com:8000", every = "5s", timeout = "2s", status = 200 }
         "#);
     assert_eq!(print(&config(&printed)), printed);
 }
@@ -81,6 +82,9 @@ tls = { server_name = 'a b' }
 servers = ['http://a']
 health = { every = '1s' }
 tls = { verify = true }
+[upstream.health]
+servers = ['http://a']
+health = { path = '/', host = 'http://example.com' }
 "
         ),
         @r#"
@@ -219,6 +223,14 @@ tls = { verify = true }
            |
         27 | tls = { verify = true }
            |       ^^^^^^^^^^^^^^^^^
+
+        error[E027]: `http://example.com` is no host that can be asked for
+          --> routes.toml:30:31
+           |
+        30 | health = { path = '/', host = 'http://example.com' }
+           |                               ^^^^^^^^^^^^^^^^^^^^
+           |
+           = help: write it as a request has it, such as `example.com`; a port is allowed
         "#
     );
 }

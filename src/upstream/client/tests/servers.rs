@@ -131,6 +131,7 @@ async fn a_health_check_takes_a_server_out_and_back_in() {
         let upstream = bed.upstream(&[url], |settings| {
             settings.health = Some(HealthCheck {
                 path: "/healthz".to_owned(),
+                host: None,
                 every: Duration::from_millis(100),
                 timeout: Duration::from_secs(1),
                 status: 200,
@@ -144,6 +145,29 @@ async fn a_health_check_takes_a_server_out_and_back_in() {
         assert!(bed.metric(
             "anteroom_upstream_requests_total{kind=\"health\",result=\"refused\",upstream=\"app\"} 2"
         ));
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_health_check_is_for_the_host_that_it_is_given() {
+    local(async {
+        for given in [None, Some("example.com".to_owned())] {
+            let (bed, (listener, url)) = (Bed::new(), bind().await);
+            let host = given.clone().unwrap_or_else(|| address(&url).to_string());
+            let _upstream = bed.upstream(&[url], |settings| {
+                settings.health = Some(HealthCheck {
+                    path: "/healthz".to_owned(),
+                    host: given,
+                    every: Duration::from_secs(1),
+                    timeout: Duration::from_secs(1),
+                    status: 200,
+                });
+            });
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let head = read_head(&mut stream).await.unwrap();
+            assert!(head.contains(&format!("\r\nhost: {host}\r\n")), "{head}");
+        }
     })
     .await;
 }
@@ -382,7 +406,8 @@ async fn a_health_check_leaves_time_for_all_addresses_too() {
         let (deaf, _listener, _waiting) = deaf();
         let (every, timeout) = (Duration::from_secs(5), Duration::from_secs(2));
         let upstream = bed.upstream(&["http://app.example".to_owned()], |settings| {
-            settings.health = Some(HealthCheck { path: "/healthz".to_owned(), every, timeout, status: 200 });
+            let path = "/healthz".to_owned();
+            settings.health = Some(HealthCheck { path, host: None, every, timeout, status: 200 });
         });
         resolve_to(&upstream, &[deaf, address(&url)]);
         time::sleep(timeout).await;
