@@ -24,7 +24,7 @@ use crate::upstream::connect::connect;
 use crate::upstream::forward::BodyLength;
 use crate::upstream::metrics::{Asked, Kind, Outcome};
 use crate::upstream::outgoing::Outgoing;
-use crate::upstream::server::{Flight, Tried, Upstream};
+use crate::upstream::server::{Entered, Flight, Tried, Upstream};
 use crate::upstream::{AnswerBody, BoxError, Tunnel, UpstreamError, forward};
 
 /// The most servers that one request goes to.
@@ -114,82 +114,59 @@ impl Client {
         B: Body<Data = Bytes> + Unpin,
         B::Error: Into<BoxError>,
     {
-        let mut entered = upstream.enter()?;
+        let mut attempts = Attempts::begin(upstream)?;
         let repeatable = outgoing.is_bare() && is_idempotent(method);
         let to_head = method == Method::HEAD;
-        let silence_max = upstream.settings.response_timeout;
-        let connect_timeout = upstream.settings.connect_timeout;
-        let mut tried = Tried::default();
-        let mut error = UpstreamError::NoServer;
-        for attempt in 0..SERVERS_TRIED_MAX {
-            let Some(server) = upstream.pick(&mut tried) else { break };
-            if 0 < attempt {
-                upstream.metrics.retries.inc();
-            }
-            let flight = Flight::new(server, entered);
-            let mut reused = self.take_idle(server.id, started_at);
-            loop {
-                let is_reused = reused.is_some();
-                let conn = match reused.take() {
-                    Some(conn) => Ok(conn),
-                    // Boxed: it is rare, and its room would be taken, and moved, with each request.
-                    None => Box::pin(connect(upstream, server, connect_timeout))
-                        .await
-                        .map(Conn::new)
-                        .map(Box::new),
-                };
-                let mut conn = match conn {
-                    Ok(conn) => conn,
-                    Err(failed) => {
-                        upstream.failed(server, &failed);
-                        error = failed;
-                        break;
-                    }
-                };
-                // To connect takes its time, here or at the server before; otherwise the clock need not be asked.
-                let has_just_begun = is_reused && attempt == 0;
-                let began_at = if has_just_begun { started_at } else { Instant::now() };
-                match conn.exchange(&mut outgoing, to_head, began_at, silence_max).await {
-                    Ok(answer) if answer.status == StatusCode::SWITCHING_PROTOCOLS => {
-                        let error = UpstreamError::BadResponse("a 101 that was not asked for");
-                        upstream.failed(server, &error);
-                        return Err(error);
-                    }
-                    Ok(answer) => {
-                        upstream.succeeded(server);
-                        let now = Instant::now();
-                        let home = answer.keeps.then(|| Rc::downgrade(self));
-                        let link = Link { conn, outgoing, home, silence_max };
-                        let answer = respond(answer, |body| AnswerBody::new(body, link, flight, now));
-                        return Ok((answer, now));
-                    }
-                    Err(failed) => {
-                        error = failed;
-                        let again = match &error {
-                            UpstreamError::ClientBody(_) => return Err(error),
-                            UpstreamError::Closed => repeatable || outgoing.is_untouched(),
-                            _ => false,
-                        };
-                        if again {
-                            outgoing.rewind();
-                        }
-                        if is_reused && again {
-                            // A server that was restarted has closed them all.
-                            self.idle.borrow_mut().remove(&server.id);
-                            upstream.metrics.retries.inc();
-                            continue;
-                        }
-                        upstream.failed(server, &error);
-                        if !again {
-                            return Err(error);
-                        }
-                        break;
-                    }
+        let mut began_at = started_at;
+        while let Some(flight) = attempts.next() {
+            let error = match self.ask(&flight, &mut outgoing, repeatable, to_head, began_at).await {
+                Ok((_, answer)) if answer.status == StatusCode::SWITCHING_PROTOCOLS => {
+                    UpstreamError::BadResponse("a 101 that was not asked for")
                 }
-            }
-            entered = flight.into_entered();
+                Ok((conn, answer)) => {
+                    upstream.succeeded(flight.server());
+                    let now = Instant::now();
+                    let home = answer.keeps.then(|| Rc::downgrade(self));
+                    let silence_max = upstream.settings.response_timeout;
+                    let link = Link { conn, outgoing, home, silence_max };
+                    let answer = respond(answer, |body| AnswerBody::new(body, link, flight, now));
+                    return Ok((answer, now));
+                }
+                Err(error) => error,
+            };
+            attempts.failed(flight, error, repeatable || outgoing.is_untouched())?;
+            // The server before has taken its time.
+            began_at = Instant::now();
         }
-        Err(error)
+        Err(attempts.error)
+    }
+
+    /// Asks a server over a kept connection, and over a new one if that turns out to be closed, or if there is none.
+    async fn ask<B>(
+        &self,
+        flight: &Flight,
+        outgoing: &mut Outgoing<B>,
+        repeatable: bool,
+        to_head: bool,
+        began_at: Instant,
+    ) -> Result<(Box<Conn>, Head), UpstreamError>
+    where
+        B: Body<Data = Bytes> + Unpin,
+        B::Error: Into<BoxError>,
+    {
+        let Upstream { settings, metrics, .. } = &**flight.upstream();
+        if let Some(mut conn) = self.take_idle(flight.server().id, began_at) {
+            match conn.exchange(outgoing, to_head, began_at, settings.response_timeout).await {
+                Err(UpstreamError::Closed) if repeatable || outgoing.is_untouched() => {
+                    // A server that was restarted has closed them all.
+                    self.idle.borrow_mut().remove(&flight.server().id);
+                    metrics.retries.inc();
+                }
+                answer => return Ok((conn, answer?)),
+            }
+        }
+        // Boxed: it is rare, and its room would be taken, and moved, with each request.
+        Box::pin(ask_anew(flight, outgoing, to_head)).await
     }
 
     /// Sends a WebSocket handshake over a connection of its own.
@@ -289,47 +266,96 @@ async fn handshake_uncounted(
     accept: &HeaderValue,
     offered: &[String],
 ) -> Result<Handshaken, UpstreamError> {
-    let mut entered = upstream.enter()?;
-    let silence_max = upstream.settings.response_timeout;
-    let connect_timeout = upstream.settings.connect_timeout;
-    let mut tried = Tried::default();
-    let mut error = UpstreamError::NoServer;
-    for attempt in 0..SERVERS_TRIED_MAX {
-        let Some(server) = upstream.pick(&mut tried) else { break };
-        if 0 < attempt {
-            upstream.metrics.retries.inc();
-        }
-        let flight = Flight::new(server, entered);
-        let mut conn = match Box::pin(connect(upstream, server, connect_timeout)).await {
-            Ok(stream) => Box::new(Conn::new(stream)),
-            Err(failed) => {
-                upstream.failed(server, &failed);
-                error = failed;
-                entered = flight.into_entered();
-                continue;
+    let mut attempts = Attempts::begin(upstream)?;
+    while let Some(flight) = attempts.next() {
+        let error = match Box::pin(ask_anew(&flight, &mut outgoing, false)).await {
+            Ok((conn, answer)) if answer.status != StatusCode::SWITCHING_PROTOCOLS => {
+                upstream.succeeded(flight.server());
+                let silence_max = upstream.settings.response_timeout;
+                let link = Link { conn, outgoing, home: None, silence_max };
+                let body = |body| AnswerBody::new(body, link, flight, Instant::now());
+                return Ok(Handshaken::Answer(respond(answer, body)));
             }
+            Ok((conn, answer)) => match forward::check_switch(&answer.headers, accept, offered) {
+                Ok(()) => {
+                    upstream.succeeded(flight.server());
+                    let tunnel = Tunnel::new(conn.stream, conn.input, flight);
+                    let (head, ()) = respond(answer, |_| ()).into_parts();
+                    return Ok(Handshaken::Open(head, tunnel));
+                }
+                Err(reason) => UpstreamError::BadResponse(reason),
+            },
+            Err(error) => error,
         };
-        let failed = |error: UpstreamError| {
-            upstream.failed(server, &error);
-            error
-        };
-        let answer =
-            conn.exchange(&mut outgoing, false, Instant::now(), silence_max).await.map_err(failed)?;
-        if answer.status != StatusCode::SWITCHING_PROTOCOLS {
-            upstream.succeeded(server);
-            let link = Link { conn, outgoing, home: None, silence_max };
-            let body = |body| AnswerBody::new(body, link, flight, Instant::now());
-            let answer = respond(answer, body);
-            return Ok(Handshaken::Answer(answer));
-        }
-        forward::check_switch(&answer.headers, accept, offered)
-            .map_err(|reason| failed(UpstreamError::BadResponse(reason)))?;
-        upstream.succeeded(server);
-        let tunnel = Tunnel::new(conn.stream, conn.input, flight);
-        let (head, ()) = respond(answer, |_| ()).into_parts();
-        return Ok(Handshaken::Open(head, tunnel));
+        attempts.failed(flight, error, outgoing.is_untouched())?;
     }
-    Err(error)
+    Err(attempts.error)
+}
+
+/// Asks a server over a new connection.
+async fn ask_anew<B>(
+    flight: &Flight,
+    outgoing: &mut Outgoing<B>,
+    to_head: bool,
+) -> Result<(Box<Conn>, Head), UpstreamError>
+where
+    B: Body<Data = Bytes> + Unpin,
+    B::Error: Into<BoxError>,
+{
+    let upstream = flight.upstream();
+    let stream = connect(upstream, flight.server(), upstream.settings.connect_timeout).await?;
+    let mut conn = Box::new(Conn::new(stream));
+    let answer = conn.exchange(outgoing, to_head, Instant::now(), upstream.settings.response_timeout).await?;
+    Ok((conn, answer))
+}
+
+/// A request on its way from one server to the next.
+struct Attempts<'a> {
+    upstream: &'a Arc<Upstream>,
+    tried: Tried,
+    left: usize,
+    /// While it is with no server.
+    entered: Option<Entered>,
+    /// What became of the last one.
+    error: UpstreamError,
+}
+
+impl<'a> Attempts<'a> {
+    fn begin(upstream: &'a Arc<Upstream>) -> Result<Self, UpstreamError> {
+        let entered = Some(upstream.enter()?);
+        let (tried, left, error) = (Tried::default(), SERVERS_TRIED_MAX, UpstreamError::NoServer);
+        Ok(Self { upstream, tried, left, entered, error })
+    }
+
+    /// It goes to the next server, if there is one.
+    fn next(&mut self) -> Option<Flight> {
+        self.left = self.left.checked_sub(1)?;
+        let server = self.upstream.pick(&mut self.tried)?;
+        if self.left + 1 < SERVERS_TRIED_MAX {
+            self.upstream.metrics.retries.inc();
+        }
+        Some(Flight::new(server, self.entered.take()?))
+    }
+
+    /// A server gives no answer. An error if that is the end, as it is where the request may have been worked on.
+    fn failed(
+        &mut self,
+        flight: Flight,
+        error: UpstreamError,
+        may_repeat: bool,
+    ) -> Result<(), UpstreamError> {
+        self.upstream.failed(flight.server(), &error);
+        let goes_on = match &error {
+            UpstreamError::Connect(_) | UpstreamError::ConnectTimeout | UpstreamError::Shortage(_) => true,
+            UpstreamError::Closed => may_repeat,
+            _ => false,
+        };
+        if !goes_on {
+            return Err(error);
+        }
+        (self.entered, self.error) = (Some(flight.into_entered()), error);
+        Ok(())
+    }
 }
 
 /// The answer for the client, without what is of the connection to the server only.

@@ -82,7 +82,8 @@ impl Conn {
         self.silence.begin(until);
     }
 
-    /// Sends a request and waits for the head of its answer. The body of the request may not have gone out then.
+    /// Sends a request from its beginning and waits for the head of its answer. The body of the request may not have
+    /// gone out then. One that was begun elsewhere must be bare.
     ///
     /// Only silence that is the server's counts, from `began_at` on: while the client is waited for, it does not.
     ///
@@ -100,6 +101,7 @@ impl Conn {
         B: Body<Data = Bytes> + Unpin,
         B::Error: Into<BoxError>,
     {
+        outgoing.rewind();
         self.begin_silence(began_at + silence_max);
         let mut searched = 0;
         let mut interim = 0;
