@@ -300,6 +300,24 @@ mod tests {
     }
 
     #[test]
+    fn a_number_of_json_stays_the_same_number() {
+        let cases = [
+            // as it is read, as it is written
+            ("0.36995516654807925", "0.36995516654807925"),
+            ("5.6e-309", "5.6e-309"),
+            ("1.7976931348623157e308", "1.7976931348623157e308"),
+            // The same number as Python's 0, with a sign that only a number with a fraction has.
+            ("-0", "-0.0"),
+        ];
+        for (read, written) in cases {
+            let value = Value::from(serde_json::from_str::<serde_json::Value>(read).unwrap());
+            assert_eq!(json(&value), written, "{read}");
+        }
+        // Python reads the infinity, and has no way to say it in JSON again.
+        serde_json::from_str::<serde_json::Value>("1e400").unwrap_err();
+    }
+
+    #[test]
     fn the_last_value_of_a_key_wins_in_the_place_of_the_first() {
         let message = Message::new("x").with("a", 1).with("b", 2).with("a", 3);
         assert_eq!(message.fields, [("a".to_owned(), Value::Int(3)), ("b".to_owned(), Value::Int(2))]);

@@ -67,6 +67,9 @@ async fn sockets_hear_it(backend: &str) {
         assert_eq!(out(&send(args, input)), said, "{args:?}");
         assert_eq!(ann.next_text(), r#"{"message":"hello"}"#);
     }
+    let number = r#"{"type": "chat.message", "message": 0.36995516654807925}"#;
+    assert_eq!(out(&send(&[number], "")), said);
+    assert_eq!(ann.next_text(), r#"{"message":0.36995516654807925}"#);
     let mut expected = json!({ "sent": true, "group": "chat_lobby", "backend": backend });
     if backend == "channels_redis.core" {
         expected["members"] = json!(1);

@@ -75,6 +75,7 @@ fn json_values_pass_as_they_are_and_members_that_are_not_picked_do_not() {
         (r#"{"message": null}"#, r#"{"message":null}"#),
         (r#"{"message": [1, -2, 3.5, true, {"a": "b"}]}"#, r#"{"message":[1,-2,3.5,true,{"a":"b"}]}"#),
         (r#"{"message": 18446744073709551615}"#, r#"{"message":18446744073709551615}"#),
+        (r#"{"message": 0.36995516654807925}"#, r#"{"message":0.36995516654807925}"#),
         (r#"{"type": "websocket.close", "message": "x", "more": 1}"#, r#"{"message":"x"}"#),
         (r#"{"message": "first", "message": "last"}"#, r#"{"message":"last"}"#),
     ];
@@ -247,6 +248,7 @@ fn what_does_not_parse_gets_an_error_and_the_socket_stays() {
         r#"{"other": 1}"#,
         "{}",
         r#"{"message": NaN}"#,
+        r#"{"message": 1e400}"#,
         &deep,
     ];
     for text in cases {
