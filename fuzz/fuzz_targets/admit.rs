@@ -1,5 +1,5 @@
-//! Heads of requests: the first line says how they arrive (the peer, then `tls`, `sni=NAME` or `h2`), the rest is
-//! the head as it is on the wire.
+//! Heads of requests: the first line says how they arrive (the peer, then `tls`, `sni=NAME` or `h2=PROTOCOL`), the rest
+//! is the head as it is on the wire.
 
 #![no_main]
 
