@@ -47,7 +47,8 @@ pub(super) fn extend(message: &[u8], key: &str, texts: &[&str]) -> Result<Vec<u8
 /// Unpacks one value and nothing after it.
 ///
 /// Nothing is reserved for an announced length: it must fit into what is there. An extension becomes a list
-/// of its code and its bytes, the shape that Python's reader gives it.
+/// of its code and its bytes, the shape that Python's reader gives it; so does a timestamp (code -1), of which Python
+/// makes an object.
 ///
 /// # Errors
 ///
@@ -174,6 +175,22 @@ fn close_when_full(open: &mut Vec<Open>) -> Option<Value> {
     }
 }
 
+/// The code of a timestamp among the extensions.
+const TIMESTAMP: i8 = -1;
+
+/// Seconds in 4 bytes; 30 bits of nanoseconds and 34 of seconds in 8; 4 bytes of nanoseconds and 8 of seconds.
+///
+/// Rule: the timestamp extension type of msgpack. Python refuses a whole second of nanoseconds, too.
+fn is_timestamp(bytes: &[u8]) -> bool {
+    let nanoseconds = match *bytes {
+        [_, _, _, _] => 0,
+        [a, b, c, d, _, _, _, _] => u32::from_be_bytes([a, b, c, d]) >> 2,
+        [a, b, c, d, _, _, _, _, _, _, _, _] => u32::from_be_bytes([a, b, c, d]),
+        _ => return false,
+    };
+    nanoseconds < 1_000_000_000
+}
+
 enum Item {
     Value(Value),
     Open(Open),
@@ -222,9 +239,15 @@ impl<'a> Input<'a> {
     }
 
     fn extension(&mut self, len: usize) -> Result<Item, DecodeError> {
+        let at = self.at;
         let code = i8::from_be_bytes(self.array()?);
-        let bytes = self.bytes(len)?.to_vec();
-        Ok(Item::Value(Value::List(vec![Value::Int(code.into()), Value::Bytes(bytes)])))
+        let bytes = self.bytes(len)?;
+        // msgpack keeps the codes below zero to itself, and has given no other a meaning.
+        let known = if code == TIMESTAMP { is_timestamp(bytes) } else { 0 <= code };
+        if !known {
+            return Err(DecodeError::Syntax(at));
+        }
+        Ok(Item::Value(Value::List(vec![Value::Int(code.into()), Value::Bytes(bytes.to_vec())])))
     }
 
     fn list(&self, left: usize) -> Result<Item, DecodeError> {

@@ -164,6 +164,28 @@ fn a_length_that_is_only_announced_is_an_early_end() {
 }
 
 #[test]
+fn an_extension_is_one_that_python_takes() {
+    const NANOSECONDS: u32 = 999_999_999;
+    let cases: [(&[&[u8]], bool); 11] = [
+        (&[b"\xd6\xff", &[0xff; 4]], true),
+        (&[b"\xd7\xff", &(NANOSECONDS << 2 | 3).to_be_bytes(), &[0xff; 4]], true),
+        (&[b"\xd7\xff", &((NANOSECONDS + 1) << 2).to_be_bytes(), &[0; 4]], false),
+        (&[b"\xc7\x0c\xff", &NANOSECONDS.to_be_bytes(), &[0xff; 8]], true),
+        (&[b"\xc7\x0c\xff", &(NANOSECONDS + 1).to_be_bytes(), &[0; 8]], false),
+        (&[b"\xc7\x00\xff"], false),
+        (&[b"\xd4\xff\x00"], false),
+        (&[b"\xd8\xff", &[0; 16]], false),
+        (&[b"\xd4\xfe\x00"], false),
+        (&[b"\xd4\x80\x00"], false),
+        (&[b"\xd4\x7f\x00"], true),
+    ];
+    for (parts, taken) in cases {
+        let body = parts.concat();
+        assert_eq!(msgpack::decode(&body).is_ok(), taken, "{}", body.escape_ascii());
+    }
+}
+
+#[test]
 fn nesting_ends_where_python_ends() {
     let nested = |depth: usize| (0..depth).fold(Value::Null, |inner, _| Value::List(vec![inner]));
     for (format, written) in [(SerializerFormat::MsgPack, 1024), (SerializerFormat::Json, 512)] {
