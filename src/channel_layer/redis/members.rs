@@ -19,6 +19,8 @@ pub(super) struct Members {
     changes: VecDeque<GroupName>,
     /// Groups with workers that Redis refused to subscribe to, until it has confirmed them.
     refused: HashSet<GroupName>,
+    /// Groups that all had left when Redis refused to end the subscription, until that is asked for again.
+    lingering: HashSet<GroupName>,
     /// How many groups have workers.
     wanted: i64,
     /// Memberships outlive the connection: Redis keeps them until they are withdrawn.
@@ -135,9 +137,14 @@ impl Members {
         self.refused.len() - usize::from(self.refused.contains(GroupName::OF_SOCKETS))
     }
 
-    /// Has the refused groups asked for again; says whether there is work for the writer.
+    /// Has what Redis refused asked for again; says whether there is work for the writer.
     pub(super) fn retry(&mut self) -> bool {
         let mut work = false;
+        for group in self.lingering.drain() {
+            let Some(membership) = self.groups.get_mut(&group) else { continue };
+            let lingers = membership.state == State::On && membership.workers.is_empty();
+            work |= lingers && queue(&mut self.changes, &group, membership);
+        }
         for group in &self.refused {
             let Some(membership) = self.groups.get_mut(group) else { continue };
             work |= membership.state == State::Off && queue(&mut self.changes, group, membership);
@@ -217,6 +224,7 @@ impl Members {
         self.changes.clear();
         self.renewals.clear();
         self.refused.clear();
+        self.lingering.clear();
         self.groups.retain(|_, membership| !membership.workers.is_empty() || membership.kept);
         for membership in self.groups.values_mut() {
             unconfirmed += u64::from(membership.state == State::TurningOn);
@@ -286,23 +294,29 @@ impl Members {
         }
     }
 
-    /// Redis refused a command. A group that is wanted is tried again by [`Members::retry`], and before that
-    /// for whoever joins.
+    /// Redis refused a command, which [`Members::retry`] tries again if it is still needed. A group that is wanted
+    /// is tried before that for whoever joins.
     pub(super) fn refuse(&mut self, change: &Change) {
         let (Change::Subscribe(group) | Change::Unsubscribe(group)) = change;
         let Some(membership) = self.groups.get_mut(group) else { return };
         membership.waiting.clear();
-        membership.state = match change {
-            Change::Subscribe(_) => State::Off,
-            Change::Unsubscribe(_) => State::On,
-        };
-        if membership.state == State::Off {
-            if !membership.workers.is_empty() {
-                self.refused.insert(group.clone());
-            } else if membership.kept {
-                queue(&mut self.changes, group, membership);
-            } else {
-                self.groups.remove(group);
+        let unwanted = membership.workers.is_empty();
+        match change {
+            Change::Subscribe(_) => {
+                membership.state = State::Off;
+                if !unwanted {
+                    self.refused.insert(group.clone());
+                } else if membership.kept {
+                    queue(&mut self.changes, group, membership);
+                } else {
+                    self.groups.remove(group);
+                }
+            }
+            Change::Unsubscribe(_) => {
+                membership.state = State::On;
+                if unwanted {
+                    self.lingering.insert(group.clone());
+                }
             }
         }
     }
@@ -465,6 +479,43 @@ mod tests {
         assert!(!members.retry());
         assert_eq!(members.refused(), 0);
         assert!(members.groups.is_empty());
+    }
+
+    #[test]
+    fn a_subscription_that_redis_refused_to_end_is_ended_later() {
+        for mut members in [Members::default(), Members::lasting()] {
+            members.connect(1);
+            members.join(A, &group());
+            members.take_changes(9);
+            members.confirm(1, "g", Confirmed::Subscribed);
+            assert!(members.leave(A, &group()));
+            for _ in 0..2 {
+                let changes = members.take_changes(9);
+                assert_eq!(changes, unsubscribe());
+                members.refuse(&changes[0]);
+                // Nobody misses anything by it.
+                assert_eq!((members.take_changes(9), members.refused()), (vec![], 0));
+                assert!(members.retry() && !members.retry());
+            }
+            assert_eq!(members.take_changes(9), unsubscribe());
+            assert_eq!(members.confirm(1, "g", Confirmed::Unsubscribed), Some(false));
+            assert!(members.groups.is_empty() && !members.retry());
+        }
+    }
+
+    #[test]
+    fn a_subscription_that_redis_refused_to_end_serves_who_comes_back() {
+        let mut members = Members::default();
+        members.connect(1);
+        members.join(A, &group());
+        members.take_changes(9);
+        members.confirm(1, "g", Confirmed::Subscribed);
+        members.leave(A, &group());
+        let changes = members.take_changes(9);
+        members.refuse(&changes[0]);
+        assert!(matches!(members.join(B, &group()), (Join::Ready, false)));
+        assert!(!members.retry());
+        assert_eq!((members.take_changes(9), joined(&members, 1)), (vec![], Some(vec![B])));
     }
 
     #[test]
