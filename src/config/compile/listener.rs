@@ -1,8 +1,8 @@
 //! The rules of `[[listener]]`.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
-use crate::config::compile::{Compiler, Unique, all, items, overlap, value};
+use crate::config::compile::{ADMIN, Compiler, Unique, all, items, overlap, value};
 use crate::config::diagnostic::{Code, Diagnostic, Span};
 use crate::config::file::{ClientAuthWord, File, ListenerTable, TlsTable};
 use crate::config::table::At;
@@ -12,24 +12,34 @@ use crate::listener::{Address, Certificate, ClientAuth, ProxyProtocol};
 /// What fits into `sun_path` of unix(7), with the zero at its end.
 const UNIX_PATH_BYTES_MAX: usize = 107;
 
+/// Where a file without `[[listener]]` listens.
+const PUBLIC: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 8000);
+
+/// An address that is used, and where the file says so, if it does.
+type Taken = (Address, Option<Span>);
+
 impl Compiler<'_> {
     pub(super) fn listeners(&self, file: &File) -> Option<Vec<ListenerConfig>> {
         let tables = &file.listeners;
+        let admin = match &file.server.admin {
+            // An admin address that is none is reported with `[server]`.
+            Some(at) => at.value.parse().ok().map(|address| (Address::Ip(address), Some(at.span.clone()))),
+            None => Some((Address::Ip(ADMIN), None)),
+        };
+        let mut addresses: Vec<Taken> = admin.into_iter().collect();
         if tables.is_empty() {
-            let address = SocketAddr::from(([127, 0, 0, 1], 8000));
-            return Some(vec![ListenerConfig::plain("public", Address::Ip(address))]);
+            let address = self.free_address((Address::Ip(PUBLIC), None), &mut addresses)?;
+            return Some(vec![ListenerConfig::plain("public", address)]);
         }
         let mut names = Unique::new("listener name");
-        // An admin address that is none is reported with `[server]`.
-        let admin = file.server.admin.as_ref();
-        let admin = admin.and_then(|at| Some((Address::Ip(at.value.parse().ok()?), at.span.clone())));
-        let mut addresses: Vec<(Address, Span)> = admin.into_iter().collect();
         let listeners: Vec<_> = tables
             .iter()
             .map(|table| {
                 let name =
                     table.name.as_ref().filter(|at| self.is_name("a listener", at) & names.add(self, at));
-                let address = table.address.as_ref().and_then(|at| self.free_address(at, &mut addresses));
+                let address = table.address.as_ref().and_then(|at| {
+                    self.free_address((self.any_address(at)?, Some(at.span.clone())), &mut addresses)
+                });
                 let listener = self.listener(table, file, address.as_ref());
                 Some(ListenerConfig { name: name?.value.clone(), ..listener? })
             })
@@ -66,19 +76,27 @@ impl Compiler<'_> {
         })
     }
 
-    fn free_address(&self, at: &At<String>, taken: &mut Vec<(Address, Span)>) -> Option<Address> {
-        let address = self.any_address(at)?;
+    fn free_address(&self, (address, span): Taken, taken: &mut Vec<Taken>) -> Option<Address> {
         let same = |other: &Address| match (&address, other) {
             (Address::Ip(one), Address::Ip(other)) => overlap(*one, *other),
             (one, other) => one == other,
         };
         if let Some((_, other)) = taken.iter().find(|(other, _)| same(other)) {
             let message = format!("the address `{address}` is already taken");
-            let diagnostic = Diagnostic::new(Code::Duplicate, at.span.clone(), message);
-            self.push(diagnostic.with(other.clone(), "taken here"));
+            let report = |span: &Span| Diagnostic::new(Code::Duplicate, span.clone(), &message);
+            // The two defaults are different.
+            self.push(match (&span, other) {
+                (Some(span), Some(other)) => report(span).with(other.clone(), "taken here"),
+                (Some(span), None) => report(span).help(format!(
+                    "`admin` is `{ADMIN}` when it is left out; write another here, or as `admin` in [server]"
+                )),
+                (None, other) => report(other.as_ref()?).help(format!(
+                    "a file without `[[listener]]` listens on `{PUBLIC}`; write another here, or a `[[listener]]`"
+                )),
+            });
             return None;
         }
-        taken.push((address.clone(), at.span.clone()));
+        taken.push((address.clone(), span));
         Some(address)
     }
 

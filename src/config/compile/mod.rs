@@ -15,7 +15,7 @@ mod respond;
 use core::time::Duration;
 use std::collections::HashMap;
 use std::fmt::Display;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::num::NonZeroUsize;
 use std::ops::Range;
 
@@ -45,6 +45,9 @@ pub(super) fn compile(file: &File, text: &str, secrets: &dyn Secrets, findings: 
     })
 }
 
+/// Where the admin listener is unless the file says otherwise.
+const ADMIN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 9180);
+
 struct Compiler<'a> {
     text: &'a str,
     secrets: &'a dyn Secrets,
@@ -54,10 +57,7 @@ struct Compiler<'a> {
 /// `[server]`, and what names and addresses are.
 impl Compiler<'_> {
     fn server(&self, table: &ServerTable) -> Option<ServerConfig> {
-        let admin = match &table.admin {
-            Some(at) => self.address(at),
-            None => Some(SocketAddr::from(([127, 0, 0, 1], 9180))),
-        };
+        let admin = table.admin.as_ref().map_or(Some(ADMIN), |at| self.address(at));
         let workers = table.workers.as_ref().and_then(|at| NonZeroUsize::new(to_usize(at.value)));
         let sizes = HeadSizes::default();
         let handshakes = value(table.handshakes_per_second.as_ref()).unwrap_or(500);

@@ -96,9 +96,37 @@ fn a_unix_socket_has_a_path_and_a_socket_handed_over_a_name() {
 }
 
 #[test]
+fn an_address_that_is_a_default_is_taken_as_well() {
+    assert_snapshot!(beside("[[listener]]\nname = 'a'\naddress = '0.0.0.0:9180'\n"), @r#"
+        error[E012]: the address `0.0.0.0:9180` is already taken
+         --> routes.toml:4:11
+          |
+        4 | address = '0.0.0.0:9180'
+          |           ^^^^^^^^^^^^^^
+          |
+          = help: `admin` is `127.0.0.1:9180` when it is left out; write another here, or as `admin` in [server]
+        "#);
+    assert_snapshot!(beside("[server]\nadmin = '127.0.0.1:8000'\n"), @r#"
+        error[E012]: the address `127.0.0.1:8000` is already taken
+         --> routes.toml:3:9
+          |
+        3 | admin = '127.0.0.1:8000'
+          |         ^^^^^^^^^^^^^^^^
+          |
+          = help: a file without `[[listener]]` listens on `127.0.0.1:8000`; write another here, or a `[[listener]]`
+        "#);
+    for free in [
+        "[server]\nadmin = '127.0.0.1:9181'\n[[listener]]\nname = 'a'\naddress = '127.0.0.1:9180'\n",
+        "[server]\nadmin = '127.0.0.1:8000'\n[[listener]]\nname = 'a'\naddress = '127.0.0.1:8001'\n",
+    ] {
+        assert_eq!(beside(free), "", "{free}");
+    }
+}
+
+#[test]
 fn names_and_addresses_are_taken_once() {
     assert_snapshot!(
-        beside("[[listener]]\nname = 'a'\naddress = '127.0.0.1:9180'\n[[listener]]\nname = 'a'\naddress = '0.0.0.0:9180'\n"),
+        beside("[[listener]]\nname = 'a'\naddress = '127.0.0.1:9280'\n[[listener]]\nname = 'a'\naddress = '0.0.0.0:9280'\n"),
         @r#"
         error[E012]: the listener name `a` stands here a second time
          --> routes.toml:6:8
@@ -109,13 +137,13 @@ fn names_and_addresses_are_taken_once() {
         6 | name = 'a'
           |        ^^^
 
-        error[E012]: the address `0.0.0.0:9180` is already taken
+        error[E012]: the address `0.0.0.0:9280` is already taken
          --> routes.toml:7:11
           |
-        4 | address = '127.0.0.1:9180'
+        4 | address = '127.0.0.1:9280'
           |           ---------------- taken here
         ...
-        7 | address = '0.0.0.0:9180'
+        7 | address = '0.0.0.0:9280'
           |           ^^^^^^^^^^^^^^
         "#
     );
