@@ -4,6 +4,8 @@ use core::time::Duration;
 use std::fmt;
 use std::str::FromStr;
 
+use percent_encoding::{AsciiSet, CONTROLS, NON_ALPHANUMERIC, utf8_percent_encode};
+
 use crate::channel_layer::redis::{InvalidRedisUrl, RedisUrl, Secret};
 use crate::tls::{CaFile, Identity, Verify};
 
@@ -135,18 +137,28 @@ impl From<RedisUrl> for RedisServer {
     }
 }
 
-/// As a URL, with the password masked.
+/// What of a user is not written as it is: all that RFC 3986 does not call unreserved.
+const IN_USER: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
+
+/// What of a path is not written as it is: what would end it, and what an encoded one is made of.
+const IN_PATH: &AsciiSet = &CONTROLS.add(b' ').add(b'%').add(b'?').add(b'#');
+
+/// As a URL that reads as the same, but for the password, which is masked.
 impl fmt::Display for RedisServer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let user = utf8_percent_encode(self.login.user.as_deref().unwrap_or_default(), IN_USER);
         let login = match (&self.login.user, &self.login.password) {
             (None, None) => String::new(),
-            (Some(user), None) => format!("{user}@"),
-            (user, Some(_)) => format!("{}:***@", user.as_deref().unwrap_or_default()),
+            (Some(_), None) => format!("{user}@"),
+            (_, Some(_)) => format!("{user}:***@"),
         };
         let scheme = if self.tls.is_some() { "rediss" } else { "redis" };
         match &self.address {
             RedisAddress::Tcp(..) => write!(f, "{scheme}://{login}{}/{}", self.address, self.database),
-            RedisAddress::Unix(path) => write!(f, "unix://{login}{path}?db={}", self.database),
+            RedisAddress::Unix(path) => {
+                let path = utf8_percent_encode(path, IN_PATH);
+                write!(f, "unix://{login}{path}?db={}", self.database)
+            }
         }
     }
 }

@@ -212,7 +212,7 @@ fn some(text: String) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::channel_layer::redis::RedisServer;
+    use crate::channel_layer::redis::{Login, RedisServer};
 
     #[test]
     fn the_url_form_of_hosts_is_read() {
@@ -232,12 +232,21 @@ mod tests {
             ("redis://a:b@redis?username=app&password=s", "redis://a:***@redis:6379/0"),
             ("redis://redis?db=", "redis://redis:6379/0"),
             ("unix:///run/redis.sock", "unix:///run/redis.sock?db=0"),
-            ("unix:///run/a%20b.sock?db=3", "unix:///run/a b.sock?db=3"),
+            ("redis://a%3Ab:p@h", "redis://a%3Ab:***@h:6379/0"),
+            ("redis://a%23%40%2F%25:p@h", "redis://a%23%40%2F%25:***@h:6379/0"),
+            ("redis://a-._~%C3%A9@h", "redis://a-._~%C3%A9@h:6379/0"),
+            ("unix:///run/a%20b.sock?db=3", "unix:///run/a%20b.sock?db=3"),
+            ("unix:///run/a%3fb%23%25@:c.sock", "unix:///run/a%3Fb%23%25@:c.sock?db=0"),
+            ("unix:////run/%0A%C3%A9", "unix:////run/%0A%C3%A9?db=0"),
             ("unix://app:s@/run/redis.sock?db=1", "unix://app:***@/run/redis.sock?db=1"),
         ];
         for (text, shown) in cases {
             let server = RedisServer::from(text.parse::<RedisUrl>().unwrap());
             assert_eq!(server.to_string(), shown, "{text}");
+            let again = RedisServer::from(shown.parse::<RedisUrl>().unwrap());
+            let masked = server.login.password.as_ref().map(|_| Secret::new("***"));
+            let login = Login { password: masked, ..server.login.clone() };
+            assert_eq!(again, RedisServer { login, ..server }, "{text}");
         }
         let url: RedisUrl = "redis://a%3Ab:p%40s@s@redis".parse().unwrap();
         assert_eq!(
