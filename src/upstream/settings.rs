@@ -153,7 +153,11 @@ impl FromStr for ServerAddress {
             None => rest.split_at_checked(rest.find(':').unwrap_or(rest.len())).unwrap_or((rest, "")),
         };
         let port = match port.strip_prefix(':') {
-            Some(port) => port.parse().ok().filter(|port| *port != 0).ok_or(InvalidServer::Port)?,
+            Some(port) => {
+                // A number of Rust may begin with a plus.
+                let digits = port.bytes().all(|byte| byte.is_ascii_digit());
+                port.parse().ok().filter(|port| digits && *port != 0).ok_or(InvalidServer::Port)?
+            }
             None if port.is_empty() => {
                 if tls {
                     443
@@ -185,7 +189,12 @@ impl fmt::Display for ServerAddress {
                     write!(out, "{scheme}://{host}:{port}")
                 }
             }
-            Self::Unix(path) => write!(out, "unix:{}", path.display()),
+            Self::Unix(path) => {
+                let path = path.display().to_string();
+                // Two slashes behind the colon would be read as those of a URL.
+                let scheme = if path.starts_with("//") { "unix://" } else { "unix:" };
+                write!(out, "{scheme}{path}")
+            }
         }
     }
 }
@@ -240,6 +249,7 @@ mod tests {
             ("https://[::1]:8443", Ok("https://[::1]:8443")),
             ("unix:/run/app.sock", Ok("unix:/run/app.sock")),
             ("unix:///run/app.sock", Ok("unix:/run/app.sock")),
+            ("unix:////run/app.sock", Ok("unix:////run/app.sock")),
             ("127.0.0.1:8001", Err(InvalidServer::Scheme)),
             ("ws://127.0.0.1:8001", Err(InvalidServer::Scheme)),
             ("http://127.0.0.1:8001/app", Err(InvalidServer::Path)),
@@ -250,12 +260,18 @@ mod tests {
             ("http://a b:80", Err(InvalidServer::Host)),
             ("http://a:0", Err(InvalidServer::Port)),
             ("http://a:65536", Err(InvalidServer::Port)),
+            ("http://a:", Err(InvalidServer::Port)),
+            ("https://a:+443", Err(InvalidServer::Port)),
             ("http://[::1]80", Err(InvalidServer::Port)),
             ("unix:app.sock", Err(InvalidServer::Socket)),
         ];
         for (text, expected) in cases {
-            let parsed = text.parse::<ServerAddress>().map(|address| address.to_string());
-            assert_eq!(parsed, expected.map(str::to_owned), "{text}");
+            let parsed = text.parse::<ServerAddress>();
+            let shown = parsed.as_ref().map(ToString::to_string).map_err(|error| *error);
+            assert_eq!(shown, expected.map(str::to_owned), "{text}");
+            if let Ok(shown) = shown {
+                assert_eq!(shown.parse(), parsed, "{text}");
+            }
         }
     }
 }
