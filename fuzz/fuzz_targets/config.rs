@@ -5,13 +5,14 @@
 use anteroom::config::{Diagnostics, SecretSource, load, print};
 use libfuzzer_sys::{Corpus, fuzz_target};
 
+/// What a secret of the environment is. No file spells it by accident, with escapes or without.
+const SECRET: &str = "q7Zt0mVx4RkD9wJb2LsY8nGf5HcA1eUp";
+
 /// Some are there, some are not. None is a certificate, so a listener with TLS is always refused here.
 fn secrets(source: &SecretSource) -> Result<String, String> {
     match source {
-        SecretSource::Env(name) if name.starts_with("REDIS") => {
-            Ok("redis://:hunter2@cache:6379/1".to_owned())
-        }
-        SecretSource::Env(name) if name.starts_with("KEY") => Ok("hunter2".to_owned()),
+        SecretSource::Env(name) if name.starts_with("REDIS") => Ok(format!("redis://:{SECRET}@cache:6379/1")),
+        SecretSource::Env(name) if name.starts_with("KEY") => Ok(SECRET.to_owned()),
         SecretSource::Env(_) => Err("it is not set".to_owned()),
         SecretSource::File(_) => Err("no such file".to_owned()),
     }
@@ -31,7 +32,7 @@ fuzz_target!(|data: &[u8]| -> Corpus {
     check(&loaded.warnings, text);
 
     let printed = print(&loaded.config);
-    assert!(!shows_secret(&printed, text));
+    assert!(!printed.contains(SECRET));
     match load("printed.toml", &printed, &secrets) {
         Ok(again) => assert_eq!(print(&again.config), printed),
         Err(diagnostics) => {
@@ -58,10 +59,5 @@ fn check(diagnostics: &Diagnostics, text: &str) {
         }
     }
     assert_eq!(diagnostics.render(false).is_empty(), diagnostics.is_empty());
-    assert!(!shows_secret(&diagnostics.render(true), text));
-}
-
-/// What [`secrets`] gave away, unless the file has it by itself.
-fn shows_secret(shown: &str, text: &str) -> bool {
-    shown.contains("hunter2") && !text.contains("hunter2")
+    assert!(!diagnostics.render(true).contains(SECRET));
 }

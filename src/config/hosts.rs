@@ -42,7 +42,7 @@ pub(super) struct HostTable {
 /// The keywords of a connection that mean something here.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Keywords {
-    pub(super) username: Option<At<SecretText>>,
+    pub(super) username: Option<At<String>>,
     pub(super) password: Option<At<SecretText>>,
     pub(super) db: Option<At<u64>>,
     pub(super) client_name: Option<At<String>>,
@@ -207,7 +207,7 @@ fn host_table(table: &Table<'_>) -> HostTable {
 
 fn keywords(table: &Table<'_>) -> Keywords {
     Keywords {
-        username: secret(table, "username"),
+        username: table.text("username"),
         password: secret(table, "password"),
         db: table.count("db", DATABASES),
         client_name: table.text("client_name"),

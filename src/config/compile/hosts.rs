@@ -169,7 +169,7 @@ impl Compiler<'_> {
             self.option(&mut keywords, name, text.reveal(), span)?;
         }
         if let Some(user) = &url.user {
-            keywords.username = Some(At { value: SecretText::Plain(user.clone()), span: span.clone() });
+            keywords.username = Some(At { value: user.clone(), span: span.clone() });
         }
         keywords.password = url.password.as_ref().map(at).or(keywords.password);
         if let Some(database) = url.database {
@@ -240,12 +240,11 @@ impl Compiler<'_> {
 
     fn redis_server(&self, address: RedisAddress, by: TlsBy, keywords: &Keywords) -> Option<RedisServer> {
         let tls = self.redis_tls(&address, by, keywords);
-        let text = |at: &Option<At<SecretText>>| match at {
-            Some(at) => self.secret(&at.value, &at.span).map(Some),
-            None => Some(None),
+        let user = keywords.username.as_ref().map(|at| at.value.clone()).filter(|user| !user.is_empty());
+        let password = match &keywords.password {
+            Some(at) => Some(self.secret(&at.value, &at.span)?),
+            None => None,
         };
-        let (user, password) = (text(&keywords.username), text(&keywords.password));
-        let (user, password) = (user?.filter(|user| !user.is_empty()), password?);
         let password = password.filter(|password| !password.is_empty()).map(Secret::new);
         if let Some(at) = &keywords.client_name
             && !at.value.bytes().all(|byte| byte.is_ascii_graphic())

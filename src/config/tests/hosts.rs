@@ -540,6 +540,17 @@ fn tls_is_asked_for_in_the_way_that_gives_it() {
 }
 
 #[test]
+fn a_user_is_no_secret() {
+    assert_snapshot!(found("[{ host = 'h', username = { env = 'KEY' } }]"), @r#"
+        error[E005]: `username` is a string, not a table
+         --> routes.toml:4:35
+          |
+        4 | hosts = [{ host = 'h', username = { env = 'KEY' } }]
+          |                                   ^^^^^^^^^^^^^^^
+        "#);
+}
+
+#[test]
 fn no_password_shows() {
     let cases = [
         "[{ host = 'h', password = 'hunter2', db = -1 }]",
