@@ -7,7 +7,7 @@ use toml::Spanned;
 use toml::de::DeValue;
 
 use crate::config::diagnostic::{Code, Diagnostic};
-use crate::config::table::{At, Kind, SecretText, Table, Words};
+use crate::config::table::{At, Kind, SecretText, Table, Words, whole_number};
 
 /// `["127.0.0.1", 6379]`, as the tutorial of Channels writes it.
 pub(super) type HostAndPort = (String, u16);
@@ -233,7 +233,7 @@ fn pair<'a>(table: &Table<'a>, key: &str, value: &'a Spanned<DeValue<'a>>, port:
     if let DeValue::Array(values) = value.get_ref() {
         let values: Vec<_> = values.iter().map(Spanned::get_ref).collect();
         if let [DeValue::String(host), DeValue::Integer(port)] = values.as_slice()
-            && let Ok(port) = port.as_str().parse()
+            && let Some(port) = whole_number(port).and_then(|port| u16::try_from(port).ok())
         {
             return Some((host.to_string(), port));
         }

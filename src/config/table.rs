@@ -4,10 +4,11 @@ use core::time::Duration;
 use std::ops::RangeInclusive;
 
 use toml::Spanned;
-use toml::de::{DeTable, DeValue};
+use toml::de::{DeInteger, DeTable, DeValue};
 
 use crate::config::SecretSource;
 use crate::config::diagnostic::{Code, Diagnostic, Findings, Span, nearest, one_of};
+use crate::config::units;
 use crate::config::units::{QuantityError, format_duration, format_size, parse_duration, parse_size};
 
 /// A value and where it stands.
@@ -161,8 +162,7 @@ impl<'a> Table<'a> {
             self.wrong(key, value, "a whole number", None);
             return None;
         };
-        let parsed = u64::from_str_radix(number.as_str(), number.radix()).ok();
-        let count = parsed.filter(|count| range.contains(count));
+        let count = whole_number(number).filter(|count| range.contains(count));
         if count.is_none() {
             self.out_of_range(key, value.span(), &number.to_string(), range.start(), range.end());
         }
@@ -196,19 +196,20 @@ impl<'a> Table<'a> {
         Some(at)
     }
 
-    /// A duration. A number of seconds without a unit is understood, with a fraction too: redis-py's settings
-    /// have none.
+    /// A duration. A number of seconds without a unit is understood, with a fraction too, to the millisecond:
+    /// redis-py's settings have none.
     pub(super) fn exact_seconds(&self, key: &str, range: RangeInclusive<Duration>) -> Option<At<Duration>> {
         let value = self.get(key)?;
-        let seconds = match value.get_ref() {
-            DeValue::Integer(number) => number.as_str(),
-            DeValue::Float(number) => number.as_str(),
+        let (duration, written) = match value.get_ref() {
+            DeValue::Integer(number) => (whole_number(number).map(Duration::from_secs), number.to_string()),
+            DeValue::Float(number) => {
+                (number.as_str().parse().ok().and_then(units::seconds), number.to_string())
+            }
             _ => return self.duration(key, range),
         };
-        let duration = seconds.parse().ok().and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
         let Some(duration) = duration.filter(|duration| range.contains(duration)) else {
             let (min, max) = (format_duration(*range.start()), format_duration(*range.end()));
-            self.out_of_range(key, value.span(), seconds, &min, &max);
+            self.out_of_range(key, value.span(), &written, &min, &max);
             return None;
         };
         Some(At { value: duration, span: value.span() })
@@ -422,6 +423,11 @@ impl<'a> Table<'a> {
         };
         values.iter().filter_map(table).collect()
     }
+}
+
+/// A whole number in whichever base it is written; nothing for one below zero or beyond 64 bits.
+pub(super) fn whole_number(number: &DeInteger<'_>) -> Option<u64> {
+    u64::from_str_radix(number.as_str(), number.radix()).ok()
 }
 
 fn type_of(value: &DeValue<'_>) -> &'static str {

@@ -49,6 +49,12 @@ pub(super) fn parse_duration(text: &str) -> Result<Duration, QuantityError> {
     parse(text, &DURATION_UNITS).map(Duration::from_millis)
 }
 
+/// A number of seconds as a duration, to the millisecond, which is what [`format_duration`] can write; nothing for
+/// one below zero or without end.
+pub(super) fn seconds(number: f64) -> Option<Duration> {
+    Duration::try_from_secs_f64((number * 1000.0).round() / 1000.0).ok()
+}
+
 /// Parses a size in bytes: `B`, `KiB`, `MiB` or `GiB`, each 1024 times the one before.
 ///
 /// # Errors
@@ -131,6 +137,24 @@ mod tests {
                 suggestion: suggestion.map(str::to_owned),
             });
             assert_eq!(parsed, wanted, "{text:?}");
+        }
+    }
+
+    #[test]
+    fn a_number_of_seconds_counts_to_the_millisecond() {
+        let cases = [
+            (2.0, Some(2000)),
+            (2.0004, Some(2000)),
+            (2.0006, Some(2001)),
+            (0.1, Some(100)),
+            (4.001, Some(4001)),
+            (-0.0001, Some(0)),
+            (-1.0, None),
+            (f64::NAN, None),
+            (f64::INFINITY, None),
+        ];
+        for (number, millis) in cases {
+            assert_eq!(seconds(number), millis.map(Duration::from_millis), "{number}");
         }
     }
 

@@ -1,7 +1,5 @@
 //! The rules of `hosts` in `[layer]`.
 
-use core::time::Duration;
-
 use crate::channel_layer::{
     Cluster, InvalidRedisUrl, Login, RedisAddress, RedisHost, RedisServer, RedisTls, RedisUrl, Secret,
     Sentinel,
@@ -13,6 +11,7 @@ use crate::config::hosts::{
     CERT_REQS, CONNECT_TIMEOUTS, CertReqs, HostEntry, HostTable, KEYWORDS, Keywords, REFUSED, WITHOUT_EFFECT,
 };
 use crate::config::table::{At, SecretText};
+use crate::config::units;
 use crate::tls::{CaFile, Identity, Verify};
 
 /// What makes a connection one through TLS.
@@ -205,7 +204,7 @@ impl Compiler<'_> {
                 }
             }
             "socket_connect_timeout" => {
-                let seconds = text.parse().ok().and_then(|text| Duration::try_from_secs_f64(text).ok());
+                let seconds = text.parse().ok().and_then(units::seconds);
                 let Some(value) = seconds.filter(|seconds| CONNECT_TIMEOUTS.contains(seconds)) else {
                     wrong("a number of seconds from 0.01 to 60");
                     return None;

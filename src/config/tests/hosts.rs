@@ -97,6 +97,14 @@ fn every_form_of_channels_redis_is_understood() {
             "[{ address = 'redis://h', socket_connect_timeout = 1.5, client_name = 'edge', socket_keepalive = true }]",
             r#"{ address = "redis://h:6379/0", socket_connect_timeout = "1500ms", socket_keepalive = true, client_name = "edge" }"#,
         ),
+        (
+            "[{ host = 'h', socket_connect_timeout = 0x10 }, { host = 'h', socket_connect_timeout = 2.0004 }]",
+            r#"{ address = "redis://h:6379/0", socket_connect_timeout = "16s" }, "redis://h:6379/0""#,
+        ),
+        (
+            "['redis://h?socket_connect_timeout=2.0004', ['h', 0o17]]",
+            r#""redis://h:6379/0", "redis://h:15/0""#,
+        ),
         ("[{ host = 'h', port = 6380, db = 1, password = 's' }]", r#""redis://:***@h:6380/1""#),
         ("[{ host = 'h', ssl = false }]", r#""redis://h:6379/0""#),
         ("[{ db = 1 }]", r#""redis://localhost:6379/1""#),
