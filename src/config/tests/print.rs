@@ -200,3 +200,49 @@ fn what_is_printed_reads_as_the_same_again() {
     assert_eq!(print(&config(&printed)), printed);
     assert!(!printed.contains("hunter2") && !printed.contains("secret"));
 }
+
+#[test]
+fn what_is_printed_of_odd_values_reads_as_the_same_again() {
+    let layer = |hosts: &str| format!("[layer]\nbackend = 'channels_redis.pubsub'\nhosts = [{hosts}]\n");
+    let server = |server: &str| format!("[upstream.a]\nservers = ['{server}']\n");
+    let cases = [
+        // a part of the file, and how it is printed
+        (layer("'redis://a%3Ab:p@h'"), r#"["redis://a%3Ab:***@h:6379/0"]"#),
+        (layer("{ host = 'h', username = 'a#b' }"), r#"["redis://a%23b@h:6379/0"]"#),
+        (layer("{ host = 'h', username = 'a%41@/é' }"), r#"["redis://a%2541%40%2F%C3%A9@h:6379/0"]"#),
+        (layer("'redis://h?username=%7F+'"), r#"["redis://%7F%20@h:6379/0"]"#),
+        (
+            layer("{ cluster = ['redis://h', 'redis://i'], username = 'a/b' }"),
+            r#"[{ cluster = ["redis://a%2Fb@h:6379/0", "redis://a%2Fb@i:6379/0"], sharded = false }]"#,
+        ),
+        (
+            layer("{ sentinels = [['s', 0x10]], master_name = 'm', username = 'a%\"b', db = 0b11 }"),
+            r#"[{ sentinels = [["s", 16]], master_name = "m", username = 'a%"b', db = 3 }]"#,
+        ),
+        (layer("['h', 0o17]"), r#"["redis://h:15/0"]"#),
+        (layer("{ host = 'h', port = 0x1F90 }"), r#"["redis://h:8080/0"]"#),
+        (layer("'unix:///run/a%3Fb.sock'"), r#"["unix:///run/a%3Fb.sock?db=0"]"#),
+        (layer("'unix://u@//a%25b%23%20:@é'"), r#"["unix://u@//a%25b%23%20:@%C3%A9?db=0"]"#),
+        (layer("{ host = 'h', socket_connect_timeout = 2.0004 }"), r#"["redis://h:6379/0"]"#),
+        (
+            layer("{ host = 'h', socket_connect_timeout = 0x10 }"),
+            r#"[{ address = "redis://h:6379/0", socket_connect_timeout = "16s" }]"#,
+        ),
+        (
+            layer("{ host = 'h', socket_connect_timeout = 5.9999e1 }"),
+            r#"[{ address = "redis://h:6379/0", socket_connect_timeout = "59999ms" }]"#,
+        ),
+        (
+            layer("'redis://h?socket_connect_timeout=0.0126'"),
+            r#"[{ address = "redis://h:6379/0", socket_connect_timeout = "13ms" }]"#,
+        ),
+        (server("unix:////run/app.sock"), r#"["unix:////run/app.sock"]"#),
+        (server("unix:///run/app.sock"), r#"["unix:/run/app.sock"]"#),
+        (server("https://[::1]"), r#"["https://[::1]:443"]"#),
+    ];
+    for (part, shown) in cases {
+        let printed = print(&config(&format!("version = 1\n{part}{ROUTE}")));
+        assert!(printed.lines().any(|line| line.ends_with(&format!("s = {shown}"))), "{shown}: {printed}");
+        assert_eq!(print(&config(&printed)), printed, "{part}");
+    }
+}
