@@ -41,6 +41,25 @@ impl Message {
     pub fn get(&self, key: &str) -> Option<&Value> {
         self.fields.iter().find(|(known, _)| known == key).map(|(_, value)| value)
     }
+
+    /// Appends the values under these keys as an object, in their order and as [`Value::write_json`] has them.
+    /// Appends nothing, and says so, when there are none.
+    pub fn write_json(&self, keys: &[String], out: &mut Vec<u8>) -> bool {
+        let start = out.len();
+        for key in keys {
+            if let Some(value) = self.get(key) {
+                out.push(if out.len() == start { b'{' } else { b',' });
+                push_string(out, key);
+                out.push(b':');
+                value.write_json(out);
+            }
+        }
+        let any = out.len() != start;
+        if any {
+            out.push(b'}');
+        }
+        any
+    }
 }
 
 /// What a message can hold: the values that Python's serialisers keep apart.
@@ -287,6 +306,22 @@ mod tests {
         for (value, expected) in cases {
             assert_eq!(json(&value), expected, "{value:?}");
             assert!(serde_json::from_str::<serde_json::Value>(expected).is_ok(), "{expected}");
+        }
+    }
+
+    #[test]
+    fn a_message_is_written_as_the_values_that_are_picked() {
+        let message = Message::new("x").with("a", 1).with("\"\n", "é").with("c", Value::Null);
+        let cases = [
+            (&["c", "\"\n", "none"][..], true, "-{\"c\":null,\"\\\"\\n\":\"é\"}"),
+            (&["none", "type"], false, "-"),
+            (&[], false, "-"),
+        ];
+        for (keys, any, written) in cases {
+            let keys: Vec<_> = keys.iter().map(|&key| key.to_owned()).collect();
+            let mut out = b"-".to_vec();
+            assert_eq!(message.write_json(&keys, &mut out), any, "{keys:?}");
+            assert_eq!(str::from_utf8(&out), Ok(written));
         }
     }
 

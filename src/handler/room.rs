@@ -174,7 +174,10 @@ impl Room {
             };
         };
         match self.format {
-            Format::Json => render_json(deliver, message, payload),
+            Format::Json => {
+                let any = message.write_json(&deliver.pick, payload);
+                if any { Rendering::Text } else { Rendering::Skip(Skip::Empty) }
+            }
             Format::Text => match deliver.pick.first().and_then(|key| message.get(key)) {
                 Some(Value::Text(line)) => {
                     payload.extend_from_slice(line.as_bytes());
@@ -293,24 +296,6 @@ fn not_sent(refusal: Refusal) -> String {
 fn same_handler(one: &str, other: &str) -> bool {
     let method = |ch| if ch == b'.' { b'_' } else { ch };
     one.len() == other.len() && one.bytes().map(method).eq(other.bytes().map(method))
-}
-
-fn render_json(deliver: &Deliver, message: &Message, payload: &mut Vec<u8>) -> Rendering {
-    let start = payload.len();
-    for key in &deliver.pick {
-        if let Some(value) = message.get(key) {
-            payload.push(if payload.len() == start { b'{' } else { b',' });
-            // A string always serialises, and a `Vec` takes it.
-            let Ok(()) = serde_json::to_writer(&mut *payload, key) else { continue };
-            payload.push(b':');
-            value.write_json(payload);
-        }
-    }
-    if payload.len() == start {
-        return Rendering::Skip(Skip::Empty);
-    }
-    payload.push(b'}');
-    Rendering::Text
 }
 
 /// `text` or `bytes` of the event as they are: `websocket.send` of the ASGI specification.
