@@ -108,10 +108,7 @@ fn look(listeners: &[Arc<Tls>], secrets: &FileSecrets, before: &[Problem]) -> (V
             store.replace(certificates);
         }
         if let Some(auth) = tls.client_auth() {
-            let renewed = read_authorities(&auth, secrets).map(|read| {
-                let renew = |auth| tls.replace_client_auth(Some(auth)).map_err(|error| error.to_string());
-                read.map(|(state, auth)| (state, auth.and_then(renew)))
-            });
+            let renewed = renew_authorities(tls, &auth, secrets);
             report.add(store.listener(), &auth.ca, renewed);
         }
     }
@@ -165,7 +162,8 @@ fn read_pair(in_force: &Certificate, secrets: &FileSecrets) -> Read<Certificate>
     Ok(Some((State::Read(digest), parsed)))
 }
 
-fn read_authorities(in_force: &ClientAuth, secrets: &FileSecrets) -> Read<ClientAuth> {
+/// Puts the authorities that a file holds now in force.
+fn renew_authorities(tls: &Tls, in_force: &ClientAuth, secrets: &FileSecrets) -> Read<()> {
     let ClientAuth { ca, required, .. } = in_force;
     let pem = read(ca, secrets)?;
     let digest = ClientAuth::digest_of(&pem);
@@ -173,7 +171,9 @@ fn read_authorities(in_force: &ClientAuth, secrets: &FileSecrets) -> Read<Client
         return Ok(None);
     }
     let parsed = ClientAuth::parse(ca, *required, &pem).map_err(|error| format!("`{ca}`: {error}"));
-    Ok(Some((State::Read(digest), parsed)))
+    let renewed =
+        parsed.and_then(|auth| tls.replace_client_auth(Some(auth)).map_err(|error| error.to_string()));
+    Ok(Some((State::Read(digest), renewed)))
 }
 
 fn read(path: &str, secrets: &FileSecrets) -> Result<String, String> {

@@ -208,8 +208,16 @@ impl Reloader {
     }
 
     /// Reloads at each change of the file and each signal, until stopped.
-    pub async fn run(mut self, mut hup: Signal, stop: CancellationToken) {
-        let mut watch = Watch::new(&self.path, self.metrics.watch_errors.clone());
+    pub async fn run(self, hup: Signal, stop: CancellationToken) {
+        // Whatever it is at, for a file system may never answer.
+        tokio::select! {
+            () = self.follow(hup) => (),
+            () = stop.cancelled() => (),
+        }
+    }
+
+    async fn follow(mut self, mut hup: Signal) {
+        let mut watch = Watch::new(&self.path, self.metrics.watch_errors.clone()).await;
         // What was written between the first reading and now has given no sign.
         if !matches!(self.load().await, Ok(None)) {
             self.reload(false).await;
@@ -225,20 +233,19 @@ impl Reloader {
                         // The file itself gives no sign when what it refers to has come.
                         self.reload(false).await;
                     }
-                    if watch.differs() { false } else { continue }
+                    if watch.differs().await { false } else { continue }
                 }
                 Some(()) = hup.recv() => true,
-                () = stop.cancelled() => return,
             };
             if !asked {
                 settle(&watch).await;
                 // Most signs are of other files. While the file is rejected they count all the same: what it
                 // refers to may have come.
-                if self.status.last().error.is_none() && watch.is_same() {
+                if self.status.last().error.is_none() && watch.is_same().await {
                     continue;
                 }
             }
-            watch.renew();
+            watch.renew().await;
             self.reload(asked).await;
         }
     }

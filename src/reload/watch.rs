@@ -14,6 +14,7 @@ use notify::event::{AccessKind, AccessMode};
 use notify::{Event, EventKind, RecommendedWatcher, RecursiveMode, Watcher as _};
 use prometheus::IntCounter;
 use tokio::sync::Notify;
+use tokio::task;
 
 /// The coarsest steps of time stamps, in seconds.
 const STEP_MAX: i64 = 2;
@@ -28,9 +29,15 @@ pub(super) struct Watch {
     errors: IntCounter,
     /// `None` where the system has no watcher to give; then polling is all there is.
     watcher: Option<RecommendedWatcher>,
+    seen: Sight,
+}
+
+/// What a look at a file and the way to it has found.
+#[derive(Debug)]
+struct Sight {
     folders: Vec<Identity>,
     looks: Option<Looks>,
-    looked_at: SystemTime,
+    at: SystemTime,
 }
 
 /// A directory that is watched. Another one under the same name is not it.
@@ -51,20 +58,13 @@ struct Looks {
     changed: (i64, i64),
 }
 
+/// Each look is taken where it may block: a network file system may take its time, and the accept loops must not wait
+/// for it. One that does not come to an end is no sign of a change.
 impl Watch {
-    pub(super) fn new(path: &Path, errors: IntCounter) -> Self {
-        let path = path.to_owned();
-        let changed = Arc::default();
-        let mut watch = Self {
-            path,
-            changed,
-            errors,
-            watcher: None,
-            folders: Vec::new(),
-            looks: None,
-            looked_at: UNIX_EPOCH,
-        };
-        watch.renew();
+    pub(super) async fn new(path: &Path, errors: IntCounter) -> Self {
+        let seen = Sight { folders: Vec::new(), looks: None, at: UNIX_EPOCH };
+        let mut watch = Self { path: path.to_owned(), changed: Arc::default(), errors, watcher: None, seen };
+        watch.renew().await;
         watch
     }
 
@@ -75,28 +75,31 @@ impl Watch {
 
     /// Whether the file, or a directory on the way to it, looks different from what it was at
     /// [`Watch::renew`].
-    pub(super) fn differs(&self) -> bool {
-        Looks::of(&self.path) != self.looks || folders(&self.path) != self.folders
+    pub(super) async fn differs(&self) -> bool {
+        self.look().await.is_some_and(|sight| !sight.is_like(&self.seen))
     }
 
     /// Whether the file is certainly what it was at [`Watch::renew`], whatever has happened beside it.
     ///
     /// What was written shortly before that look may have been written again since, without looking
     /// different: time stamps have steps.
-    pub(super) fn is_same(&self) -> bool {
-        let settled = self.looks.as_ref().is_some_and(|looks| looks.is_older_than(self.looked_at));
-        settled && !self.differs()
+    pub(super) async fn is_same(&self) -> bool {
+        let settled = self.seen.looks.as_ref().is_some_and(|looks| looks.is_older_than(self.seen.at));
+        settled && self.look().await.is_some_and(|sight| sight.is_like(&self.seen))
     }
 
     /// Watches the directories that the path leads through now.
-    pub(super) fn renew(&mut self) {
-        let folders = folders(&self.path);
-        self.looked_at = SystemTime::now();
-        self.looks = Looks::of(&self.path);
-        if self.watcher.is_some() && folders == self.folders {
+    pub(super) async fn renew(&mut self) {
+        let Some(sight) = self.look().await else { return };
+        let is_watched = self.watcher.is_some() && sight.folders == self.seen.folders;
+        self.seen = sight;
+        if is_watched {
             return;
         }
-        self.watcher = match self.watcher(&folders) {
+        let folders = self.seen.folders.clone();
+        let (changed, errors) = (Arc::clone(&self.changed), self.errors.clone());
+        let made = task::spawn_blocking(move || watcher(&folders, changed, errors)).await;
+        self.watcher = match made.unwrap_or_else(|error| Err(notify::Error::generic(&error.to_string()))) {
             Ok(watcher) => Some(watcher),
             Err(error) => {
                 self.errors.inc();
@@ -104,25 +107,44 @@ impl Watch {
                 None
             }
         };
-        self.folders = folders;
     }
 
-    fn watcher(&self, folders: &[Identity]) -> notify::Result<RecommendedWatcher> {
-        let changed = Arc::clone(&self.changed);
-        let errors = self.errors.clone();
-        let mut watcher = notify::recommended_watcher(move |event: notify::Result<Event>| match event {
-            Ok(event) if is_reading(event.kind) => (),
-            Ok(_) => changed.notify_one(),
-            Err(error) => {
-                errors.inc();
-                tracing::debug!(%error, "the watcher of the configuration");
-                changed.notify_one();
-            }
-        })?;
-        for folder in folders {
-            watcher.watch(&folder.path, RecursiveMode::NonRecursive)?;
+    async fn look(&self) -> Option<Sight> {
+        let path = self.path.clone();
+        task::spawn_blocking(move || Sight::of(&path)).await.ok()
+    }
+}
+
+fn watcher(
+    folders: &[Identity],
+    changed: Arc<Notify>,
+    errors: IntCounter,
+) -> notify::Result<RecommendedWatcher> {
+    let mut watcher = notify::recommended_watcher(move |event: notify::Result<Event>| match event {
+        Ok(event) if is_reading(event.kind) => (),
+        Ok(_) => changed.notify_one(),
+        Err(error) => {
+            errors.inc();
+            tracing::debug!(%error, "the watcher of the configuration");
+            changed.notify_one();
         }
-        Ok(watcher)
+    })?;
+    for folder in folders {
+        watcher.watch(&folder.path, RecursiveMode::NonRecursive)?;
+    }
+    Ok(watcher)
+}
+
+impl Sight {
+    fn of(path: &Path) -> Self {
+        let folders = folders(path);
+        // Before the file: what is written while it is looked at must not pass for what was there long ago.
+        let at = SystemTime::now();
+        Self { folders, looks: Looks::of(path), at }
+    }
+
+    fn is_like(&self, other: &Self) -> bool {
+        self.looks == other.looks && self.folders == other.folders
     }
 }
 
@@ -175,4 +197,39 @@ fn folders(path: &Path) -> Vec<Identity> {
         at = folder.join(target);
     }
     folders
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+    use std::time::Duration;
+
+    use tokio::runtime;
+    use tokio::time;
+
+    use super::*;
+
+    #[test]
+    fn a_file_system_that_takes_its_time_holds_up_nothing_else() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("routes.toml");
+        fs::write(&path, "").unwrap();
+        let runtime =
+            runtime::Builder::new_current_thread().enable_all().max_blocking_threads(1).build().unwrap();
+        runtime.block_on(async {
+            let mut watch = Watch::new(&path, IntCounter::new("errors", "-").unwrap()).await;
+            // As a look that does not end keeps the thread that takes it.
+            let (end, ended) = mpsc::channel::<()>();
+            let held_up = task::spawn_blocking(move || ended.recv());
+            let moment = Duration::from_millis(20);
+            assert!(time::timeout(moment, watch.differs()).await.is_err());
+            assert!(time::timeout(moment, watch.renew()).await.is_err());
+            fs::write(&path, "version = 1\n").unwrap();
+            drop(end);
+            assert!(held_up.await.unwrap().is_err());
+            assert!(watch.differs().await);
+            watch.renew().await;
+            assert!(!watch.differs().await);
+        });
+    }
 }
