@@ -34,7 +34,7 @@ use crate::listener::{
     AcceptLimits, CertificateStore, HandedOver, ListenError, Listener, Policy, Tls, TlsError,
 };
 use crate::reload;
-use crate::reload::{Assembly, AssemblyError, Reloader, Running};
+use crate::reload::{Assembly, AssemblyError, Origin, Reloader, Running};
 use crate::request;
 use crate::request::{Drain, Limits, Live, Service};
 use crate::session;
@@ -60,8 +60,8 @@ pub struct Start {
     pub config: Config,
     /// What the file itself asks for, to tell later what in it waits for the next start.
     pub running: Running,
-    /// The SHA-256 of its text, in hex.
-    pub digest: String,
+    /// What it was read from.
+    pub origin: Origin,
     /// Where it came from, to be watched; `None` for the built-in one.
     pub file: Option<PathBuf>,
     /// Puts the log settings in force.
@@ -74,7 +74,7 @@ impl fmt::Debug for Start {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Start")
             .field("file", &self.file)
-            .field("digest", &self.digest)
+            .field("origin", &self.origin)
             .finish_non_exhaustive()
     }
 }
@@ -173,7 +173,7 @@ struct Workers {
 /// Something that it needs to start is not to be had, or a part has failed.
 #[expect(clippy::too_many_lines, reason = "one sequence, which reads best as one")]
 pub async fn run(start: Start) -> Result<(), StartError> {
-    let Start { config, running, digest, file, apply_log, announce } = start;
+    let Start { config, running, origin, file, apply_log, announce } = start;
     let mut signals =
         Signals { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? };
     let hup = signal(SignalKind::hangup())?;
@@ -208,7 +208,7 @@ pub async fn run(start: Start) -> Result<(), StartError> {
     let requests = Arc::clone(&metrics.requests);
     let assembly = Assembly::new(requests, metrics.sessions, upstreams, layer.clone(), folder);
     let routes = config.routes.len();
-    let (snapshot, pending) = assembly.snapshot(config, 1, &digest)?;
+    let (snapshot, pending) = assembly.snapshot(config, 1, &origin.digest)?;
     metrics.reload.started(&snapshot, routes);
     let live = Live::new(snapshot);
     drop(pending);
@@ -261,7 +261,7 @@ pub async fn run(start: Start) -> Result<(), StartError> {
         Some(path) => {
             let reloader = Reloader::new(
                 path.clone(),
-                digest,
+                origin,
                 running,
                 Arc::clone(&live),
                 assembly.clone(),

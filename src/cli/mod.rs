@@ -22,7 +22,7 @@ use crate::config;
 use crate::config::{Diagnostics, LayerConfig, Loaded, LogFormat, STARTER};
 use crate::listener::Address;
 use crate::reload;
-use crate::reload::{FileSecrets, Running};
+use crate::reload::{FileSecrets, Origin, Running};
 use crate::server;
 use crate::server::{Addresses, Start};
 
@@ -140,7 +140,7 @@ fn serve(args: Serve) -> anyhow::Result<ExitCode> {
     let start = Start {
         config,
         running,
-        digest,
+        origin: Origin { digest, files: loaded.files },
         file: args.config,
         apply_log: Box::new(apply_log),
         announce: Box::new(move |addresses| announce(addresses, demo)),

@@ -10,6 +10,7 @@ mod diagnostic;
 mod units;
 mod print;
 mod starter;
+mod read_files;
 
 use core::time::Duration;
 use std::net::SocketAddr;
@@ -32,9 +33,11 @@ use crate::upstream;
 
 pub use self::diagnostic::{Code, Diagnostic, Diagnostics, Severity};
 pub use self::print::print;
+pub use self::read_files::ReadFiles;
 pub use self::starter::STARTER;
 
 use self::diagnostic::Findings;
+use self::read_files::Noting;
 
 /// Reads the text of a file; `name` is what messages call it.
 ///
@@ -44,12 +47,13 @@ use self::diagnostic::Findings;
 pub fn load(name: &str, text: &str, secrets: &dyn Secrets) -> Result<Loaded, Diagnostics> {
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     let findings = Findings::default();
+    let secrets = Noting::new(secrets);
     let config =
-        file::read(text, &findings).and_then(|file| compile::compile(&file, text, secrets, &findings));
+        file::read(text, &findings).and_then(|file| compile::compile(&file, text, &secrets, &findings));
     let refused = findings.has_errors();
     let diagnostics = Diagnostics::new(name, text, findings);
     match config {
-        Some(config) if !refused => Ok(Loaded { config, warnings: diagnostics }),
+        Some(config) if !refused => Ok(Loaded { config, files: secrets.into_files(), warnings: diagnostics }),
         _ => Err(diagnostics),
     }
 }
@@ -59,6 +63,8 @@ pub fn load(name: &str, text: &str, secrets: &dyn Secrets) -> Result<Loaded, Dia
 pub struct Loaded {
     /// What it says.
     pub config: Config,
+    /// The other files that this comes from.
+    pub files: ReadFiles,
     /// What its author should look at all the same; may be empty.
     pub warnings: Diagnostics,
 }

@@ -10,7 +10,7 @@ mod watch;
 
 pub use assemble::{Assembly, AssemblyError, Gone, Pending};
 pub use metrics::Metrics;
-pub use read::{FileSecrets, ReadError, digest, read};
+pub use read::{FileSecrets, Origin, ReadError, digest, read};
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -24,7 +24,7 @@ use tracing_subscriber::fmt::format::Writer;
 use tracing_subscriber::fmt::time::{FormatTime as _, SystemTime};
 
 use crate::config;
-use crate::config::{Code, Config, Diagnostics, ListenerConfig, LogConfig};
+use crate::config::{Code, Config, Diagnostics, ListenerConfig, LogConfig, ReadFiles};
 use crate::listener::Tls;
 use crate::reload::certificates::Certificates;
 use crate::reload::watch::Watch;
@@ -51,6 +51,8 @@ pub struct Reloader {
     apply_log: Box<dyn Fn(LogConfig) + Send>,
     /// Of the content last accepted or rejected.
     seen: String,
+    /// What the configuration in force has from other files.
+    files: ReadFiles,
     certificates: Certificates,
     /// Whether the file is rejected for what stands in another one.
     waits_for_others: bool,
@@ -152,6 +154,8 @@ struct Table {
     asked: Running,
     /// Whose certificates are to be in force.
     listeners: Vec<ListenerConfig>,
+    /// What it has from other files.
+    files: ReadFiles,
     log: LogConfig,
     routes: usize,
     warnings: Option<String>,
@@ -173,12 +177,11 @@ impl fmt::Debug for Reloader {
 }
 
 impl Reloader {
-    /// A reloader for a file whose content, with this digest, is in force already, and for the certificates of
-    /// these listeners.
+    /// A reloader for a file that is in force already, as it was read, and for the certificates of these listeners.
     #[expect(clippy::too_many_arguments, reason = "each is a part of the server that it acts on")]
     pub fn new(
         path: PathBuf,
-        seen: String,
+        origin: Origin,
         running: Running,
         live: Arc<Live>,
         assembly: Assembly,
@@ -196,7 +199,8 @@ impl Reloader {
             status,
             running,
             apply_log,
-            seen,
+            seen: origin.digest,
+            files: origin.files,
             certificates,
             waits_for_others: false,
         }
@@ -229,15 +233,17 @@ impl Reloader {
                 () = watch.changed() => false,
                 _ = look.tick() => {
                     self.look_at_certificates().await;
-                    if self.waits_for_others {
-                        // The file itself gives no sign when what it refers to has come.
+                    // The file itself gives no sign when what it refers to has come, or is another.
+                    if self.waits_for_others || self.have_others_changed().await {
                         self.reload(false).await;
                     }
                     if watch.differs().await { false } else { continue }
                 }
                 Some(()) = hup.recv() => true,
             };
-            if !asked {
+            if asked {
+                self.look_at_certificates().await;
+            } else {
                 settle(&watch).await;
                 // Most signs are of other files. While the file is rejected they count all the same: what it
                 // refers to may have come.
@@ -270,6 +276,19 @@ impl Reloader {
         }
     }
 
+    /// Whether a file that the configuration in force names has changed.
+    async fn have_others_changed(&mut self) -> bool {
+        if self.status.last().error.is_some() {
+            // Nothing of a file that cannot be used counts; once it can, all of it does.
+            return false;
+        }
+        let (files, secrets) = (self.files.clone(), FileSecrets::beside(&self.path));
+        let look = move || files.changed(&secrets).map(str::to_owned);
+        let Ok(Some(file)) = tokio::task::spawn_blocking(look).await else { return false };
+        tracing::info!(file, "a file that the configuration names has changed");
+        true
+    }
+
     /// Takes the file as it is now. `asked` by a person: then also an unchanged file is said to be read.
     async fn reload(&mut self, asked: bool) {
         let started_at = Instant::now();
@@ -293,13 +312,14 @@ impl Reloader {
         }
     }
 
-    /// Reads and compiles; `None` if the content is the one in force.
+    /// Reads and compiles; `None` if it is the one in force, with all that it names.
     async fn load(&mut self) -> Result<Option<(Table, String)>, (Unusable, String)> {
         let (path, assembly) = (self.path.clone(), self.assembly.clone());
-        let in_force = self.status.last().error.is_none().then(|| self.seen.clone());
+        let in_force = self.status.last().error.is_none();
+        let in_force = in_force.then(|| Origin { digest: self.seen.clone(), files: self.files.clone() });
         let generation = self.live.load().generation + 1;
         // A thousand regexes take some tenths of a second to compile. The accept loops must not wait for them.
-        let load = move || load(&path, in_force.as_deref(), &assembly, generation);
+        let load = move || load(&path, in_force.as_ref(), &assembly, generation);
         match tokio::task::spawn_blocking(load).await {
             Ok(loaded) => loaded,
             Err(panicked) => Err((Unusable::Unbuilt(panicked.to_string()), String::new())),
@@ -307,7 +327,7 @@ impl Reloader {
     }
 
     fn apply(&mut self, table: Table, digest: String) {
-        let Table { snapshot, pending: on_its_way, asked, listeners, log, routes, warnings } = table;
+        let Table { snapshot, pending: on_its_way, asked, listeners, files, log, routes, warnings } = table;
         let file = self.path.display().to_string();
         if let Some(warnings) = warnings {
             tracing::warn!(file, "the configuration has warnings\n{warnings}");
@@ -327,7 +347,7 @@ impl Reloader {
             tracing::warn!(settings = pending.join(", "), "these settings take effect with the next start");
         }
         self.status.set(None, pending);
-        self.seen = digest;
+        (self.seen, self.files) = (digest, files);
     }
 
     fn reject(&mut self, unusable: &Unusable, digest: String, asked: bool) {
@@ -379,10 +399,10 @@ impl fmt::Display for Unusable {
     }
 }
 
-/// Reads and compiles; `None` if the content has the digest of what is `in_force`. With each goes the digest.
+/// Reads and compiles; `None` if it is what is `in_force`, with all that it names. With each goes the digest.
 fn load(
     path: &Path,
-    in_force: Option<&str>,
+    in_force: Option<&Origin>,
     assembly: &Assembly,
     generation: u64,
 ) -> Result<Option<(Table, String)>, (Unusable, String)> {
@@ -395,20 +415,22 @@ fn load(
         }
     };
     let digest = digest(&text);
-    if in_force == Some(digest.as_str()) {
+    let secrets = FileSecrets::beside(path);
+    let is_same = |origin: &Origin| origin.digest == digest && origin.files.changed(&secrets).is_none();
+    if in_force.is_some_and(is_same) {
         return Ok(None);
     }
-    let loaded = match config::load(&path.display().to_string(), &text, &FileSecrets::beside(path)) {
+    let loaded = match config::load(&path.display().to_string(), &text, &secrets) {
         Ok(loaded) => loaded,
         Err(diagnostics) => return Err((Unusable::Wrong(diagnostics), digest)),
     };
     let warnings = (!loaded.warnings.is_empty()).then(|| loaded.warnings.render(false));
-    let config = loaded.config;
+    let (config, files) = (loaded.config, loaded.files);
     let (asked, log, routes) = (Running::of(&config), config.server.log, config.routes.len());
     let listeners = config.listeners.clone();
     match assembly.snapshot(config, generation, &digest) {
         Ok((snapshot, pending)) => {
-            Ok(Some((Table { snapshot, pending, asked, listeners, log, routes, warnings }, digest)))
+            Ok(Some((Table { snapshot, pending, asked, listeners, files, log, routes, warnings }, digest)))
         }
         Err(error) => Err((Unusable::Unbuilt(error.to_string()), digest)),
     }

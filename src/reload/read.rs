@@ -11,7 +11,7 @@ use rustix::fs::OFlags;
 use sha2::{Digest as _, Sha256};
 use thiserror::Error;
 
-use crate::config::{SecretSource, Secrets};
+use crate::config::{ReadFiles, SecretSource, Secrets};
 
 /// No table of routes is as large as this.
 const FILE_BYTES_MAX: u64 = 4 << 20;
@@ -55,6 +55,15 @@ pub fn read(path: &Path) -> Result<String, ReadError> {
 /// The SHA-256 of a text, in hex.
 pub fn digest(text: &str) -> String {
     format!("{:x}", Sha256::digest(text.as_bytes()))
+}
+
+/// What a configuration was read from.
+#[derive(Clone, Debug)]
+pub struct Origin {
+    /// The SHA-256 of its text, in hex.
+    pub digest: String,
+    /// The files that it names.
+    pub files: ReadFiles,
 }
 
 /// Secrets from the environment and from files, which are relative to the configuration.

@@ -13,6 +13,7 @@ use rustix::process::Signal;
 
 use crate::support::client::Client;
 use crate::support::server::{TestServer, complete};
+use crate::support::tls::{Authority, TlsApplication};
 use crate::support::{pause, wait_until, wait_within};
 
 /// From the last write until the file is in force.
@@ -475,6 +476,74 @@ fn a_hangup_takes_the_file_at_once_and_says_so_when_it_is_unchanged() {
     server.signal(Signal::HUP);
     wait_in_force(&server, "two");
     assert_eq!(server.metric("anteroom_config_generation"), 2.0);
+    server.stop();
+}
+
+#[test]
+fn the_authorities_of_an_upstream_are_read_again_when_they_change() {
+    let (first, second) = (Authority::new(), Authority::new());
+    let application = TlsApplication::start(&first.issue(&["localhost"]));
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("routes.toml");
+    // In a folder that gives no sign.
+    let ca = folder.path().join("certs/ca.pem");
+    fs::create_dir(folder.path().join("certs")).unwrap();
+    fs::write(&ca, &first.cert).unwrap();
+    fs::write(
+        &path,
+        complete(&format!(
+            "[upstream.app]\nservers = [\"https://localhost:{}\"]\ntls = {{ ca = \"certs/ca.pem\" }}\n\
+             [[route]]\nname = \"app\"\npath = '/.*'\nhandler = \"proxy\"\nupstream = \"app\"\n",
+            application.port(),
+        )),
+    )
+    .unwrap();
+    let server = TestServer::start_at(folder, &path, &[]);
+    let wait_answered = || wait_within(IN_FORCE, "it answers", || server.get("/").status == 200);
+    assert_eq!(server.get("/").status, 200);
+
+    application.show(&second.issue(&["localhost"]));
+    assert_eq!(server.get("/").status, 502);
+    fs::write(&ca, &second.cert).unwrap();
+    wait_answered();
+    assert_eq!(server.metric("anteroom_config_generation"), 2.0);
+
+    // At once when asked to.
+    application.show(&first.issue(&["localhost"]));
+    fs::write(&ca, &first.cert).unwrap();
+    server.signal(Signal::HUP);
+    wait_answered();
+    assert_eq!(server.metric("anteroom_config_generation"), 3.0);
+    server.signal(Signal::HUP);
+    server.wait_log(&["the configuration is unchanged"]);
+
+    // What cannot be used leaves the last ones in force.
+    fs::write(&ca, "").unwrap();
+    server.wait_metric(SUCCESSFUL, 0.0);
+    server.wait_log(&["error[E026]", "`certs/ca.pem`"]);
+    assert_eq!(server.get("/").status, 200);
+    application.show(&second.issue(&["localhost"]));
+    fs::write(&ca, &second.cert).unwrap();
+    server.wait_metric(SUCCESSFUL, 1.0);
+    wait_answered();
+    server.stop();
+}
+
+#[test]
+fn a_secret_of_the_layer_that_changes_waits_for_a_restart() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("routes.toml");
+    let secret = folder.path().join("redis");
+    fs::write(&secret, "redis://127.0.0.1:1/0\n").unwrap();
+    let layer = "[layer]\nbackend = \"channels_redis.pubsub\"\nhosts = [{ file = \"redis\" }]\n";
+    fs::write(&path, table("one") + layer).unwrap();
+    let server = TestServer::start_at(folder, &path, &[]);
+    assert_eq!(server.metric(RESTART_PENDING), 0.0);
+    fs::write(&secret, "redis://127.0.0.1:2/0\n").unwrap();
+    server.wait_metric(RESTART_PENDING, 1.0);
+    server.wait_log(&["take effect with the next start", "layer"]);
+    fs::write(&secret, "redis://127.0.0.1:1/0\n").unwrap();
+    server.wait_metric(RESTART_PENDING, 0.0);
     server.stop();
 }
 

@@ -1,9 +1,11 @@
 //! An authority, the certificates that it signs, and a client that trusts it.
 
 use std::io;
-use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::io::{Read as _, Write as _};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
+use std::thread;
 use std::time::Duration;
 
 use rcgen::{
@@ -14,8 +16,8 @@ use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls::version::TLS12;
 use rustls::{
-    ALL_VERSIONS, ClientConfig, ClientConnection, RootCertStore, SignatureScheme, StreamOwned,
-    SupportedProtocolVersion,
+    ALL_VERSIONS, ClientConfig, ClientConnection, RootCertStore, ServerConfig, ServerConnection,
+    SignatureScheme, StreamOwned, SupportedProtocolVersion,
 };
 
 use crate::support::client::{Wire, dial};
@@ -116,6 +118,63 @@ impl Authority {
             WebPkiSupportedAlgorithms { all: all.all, mapping: Box::leak(mapping.into_boxed_slice()) };
         TlsClient::new(&self.cert, provider, ALL_VERSIONS, None)
     }
+}
+
+/// An application that answers each request over TLS, on a connection of its own.
+#[derive(Debug)]
+pub struct TlsApplication {
+    address: SocketAddr,
+    config: Arc<Mutex<Arc<ServerConfig>>>,
+}
+
+impl TlsApplication {
+    pub fn start(certificate: &Issued) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let config = Arc::new(Mutex::new(server_config(certificate)));
+        let in_force = Arc::clone(&config);
+        thread::spawn(move || {
+            for stream in listener.incoming() {
+                let config = Arc::clone(&in_force.lock().unwrap());
+                // Whoever does not trust the certificate leaves.
+                let _left = stream.and_then(|stream| answer(stream, config));
+            }
+        });
+        Self { address, config }
+    }
+
+    pub fn port(&self) -> u16 {
+        self.address.port()
+    }
+
+    /// Shows another certificate from the next connection on.
+    pub fn show(&self, certificate: &Issued) {
+        *self.config.lock().unwrap() = server_config(certificate);
+    }
+}
+
+fn server_config(Issued { cert, key }: &Issued) -> Arc<ServerConfig> {
+    let chain = CertificateDer::pem_slice_iter(cert.as_bytes()).map(Result::unwrap).collect();
+    let key = PrivateKeyDer::from_pem_slice(key.as_bytes()).unwrap();
+    let config = ServerConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
+        .with_safe_default_protocol_versions()
+        .unwrap();
+    Arc::new(config.with_no_client_auth().with_single_cert(chain, key).unwrap())
+}
+
+fn answer(stream: TcpStream, config: Arc<ServerConfig>) -> io::Result<()> {
+    stream.set_read_timeout(Some(Duration::from_secs(20)))?;
+    let connection = ServerConnection::new(config).map_err(io::Error::other)?;
+    let mut stream = StreamOwned::new(connection, stream);
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        let mut byte = [0];
+        stream.read_exact(&mut byte)?;
+        head.extend(byte);
+    }
+    stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")?;
+    stream.conn.send_close_notify();
+    stream.flush()
 }
 
 /// A client, with the sessions that it can resume.

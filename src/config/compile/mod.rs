@@ -21,15 +21,17 @@ use std::ops::Range;
 
 use crate::config::diagnostic::{Code, Diagnostic, Findings, Span};
 use crate::config::file::{File, ServerTable};
+use crate::config::read_files::Noting;
 use crate::config::table::At;
 use crate::config::{Config, DrainConfig, LogConfig, LogFormat, LogLevel, Secrets, ServerConfig};
 use crate::request::{HeadSizes, LimitSettings};
 
 /// Applies the rules; `None` only together with an error.
-pub(super) fn compile(file: &File, text: &str, secrets: &dyn Secrets, findings: &Findings) -> Option<Config> {
+pub(super) fn compile(file: &File, text: &str, secrets: &Noting<'_>, findings: &Findings) -> Option<Config> {
     let compiler = Compiler { text, secrets, findings };
     let server = compiler.server(&file.server);
-    let listeners = compiler.listeners(file);
+    // Their files are followed one by one, and no change of these is one of the configuration.
+    let listeners = Compiler { secrets: secrets.unnoted(), ..compiler }.listeners(file);
     let trust = compiler.trust(&file.trust, &file.listeners);
     let layer = compiler.layer(&file.layer);
     let upstreams = compiler.upstreams(&file.upstreams);
@@ -48,6 +50,7 @@ pub(super) fn compile(file: &File, text: &str, secrets: &dyn Secrets, findings: 
 /// Where the admin listener is unless the file says otherwise.
 const ADMIN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 9180);
 
+#[derive(Clone, Copy)]
 struct Compiler<'a> {
     text: &'a str,
     secrets: &'a dyn Secrets,
