@@ -16,8 +16,9 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use rustls::crypto::aws_lc_rs;
+use rustls::server::danger::ClientCertVerifier;
 use rustls::server::{NoClientAuth, ServerSessionMemoryCache, WebPkiClientVerifier};
-use rustls::{InvalidMessage, ServerConfig, ServerConnection};
+use rustls::{HandshakeKind, InvalidMessage, ServerConfig, ServerConnection};
 use thiserror::Error;
 use tokio::io::AsyncWriteExt as _;
 use tokio::time;
@@ -49,6 +50,8 @@ pub struct Tls {
 struct InForce {
     config: Arc<ServerConfig>,
     client_auth: Option<ClientAuth>,
+    /// What `client_auth` comes to.
+    clients: Arc<dyn ClientCertVerifier>,
 }
 
 impl Tls {
@@ -62,8 +65,7 @@ impl Tls {
         http2: bool,
         client_auth: Option<ClientAuth>,
     ) -> Result<Arc<Self>, TlsError> {
-        let config = config(Arc::clone(&certificates), http2, client_auth.as_ref())?;
-        let in_force = ArcSwap::from_pointee(InForce { config, client_auth });
+        let in_force = ArcSwap::new(InForce::new(Arc::clone(&certificates), http2, client_auth)?);
         Ok(Arc::new(Self { certificates, http2, in_force }))
     }
 
@@ -83,8 +85,7 @@ impl Tls {
     ///
     /// As of [`Tls::new`]; then all stays as it is.
     pub fn replace_client_auth(&self, client_auth: Option<ClientAuth>) -> Result<(), TlsError> {
-        let config = config(Arc::clone(&self.certificates), self.http2, client_auth.as_ref())?;
-        self.in_force.store(Arc::new(InForce { config, client_auth }));
+        self.in_force.store(InForce::new(Arc::clone(&self.certificates), self.http2, client_auth)?);
         Ok(())
     }
 
@@ -122,8 +123,29 @@ impl Tls {
             tokio::io::AsyncReadExt::read(&mut stream, &mut request).await?;
             return Err(HandshakeError::InClear);
         }
-        let config = Arc::clone(&self.in_force.load().config);
-        Ok(TlsAcceptor::from(config).accept(stream).await?)
+        let in_force = self.in_force.load_full();
+        let stream = TlsAcceptor::from(Arc::clone(&in_force.config)).accept(stream).await?;
+        if let Err(error) = in_force.check_resumed(stream.get_ref().1) {
+            self.end_sessions(&in_force);
+            return Err(io::Error::new(io::ErrorKind::InvalidData, error).into());
+        }
+        Ok(stream)
+    }
+
+    /// Lets no session be resumed that began under what is `in_force`.
+    ///
+    /// It is too late to ask the client of a resumed session for its certificate. It would come again with that
+    /// session, or with those that it was given just now, and could not show the new certificate that it may have.
+    fn end_sessions(&self, in_force: &Arc<InForce>) {
+        match in_force.with_new_sessions() {
+            // What has been put in force meanwhile has new sessions already.
+            Ok(fresh) => drop(self.in_force.compare_and_swap(in_force, fresh)),
+            Err(error) => tracing::error!(
+                listener = self.certificates.listener(),
+                %error,
+                "the session of a client whose certificate is no longer good stays",
+            ),
+        }
     }
 }
 
@@ -136,32 +158,59 @@ impl fmt::Debug for Tls {
     }
 }
 
-fn config(
-    certificates: Arc<CertificateStore>,
-    http2: bool,
-    client_auth: Option<&ClientAuth>,
-) -> Result<Arc<ServerConfig>, TlsError> {
-    let provider = Arc::new(aws_lc_rs::default_provider());
-    let clients = match client_auth {
-        None => Arc::new(NoClientAuth),
-        Some(auth) => {
-            let roots = Arc::clone(&auth.roots);
-            let clients = WebPkiClientVerifier::builder_with_provider(roots, Arc::clone(&provider));
-            let clients = if auth.required { clients } else { clients.allow_unauthenticated() };
-            clients.build().map_err(|error| TlsError(error.to_string()))?
+impl InForce {
+    fn new(
+        certificates: Arc<CertificateStore>,
+        http2: bool,
+        client_auth: Option<ClientAuth>,
+    ) -> Result<Arc<Self>, TlsError> {
+        let provider = Arc::new(aws_lc_rs::default_provider());
+        let clients: Arc<dyn ClientCertVerifier> = match &client_auth {
+            None => Arc::new(NoClientAuth),
+            Some(auth) => {
+                let roots = Arc::clone(&auth.roots);
+                let clients = WebPkiClientVerifier::builder_with_provider(roots, Arc::clone(&provider));
+                let clients = if auth.required { clients } else { clients.allow_unauthenticated() };
+                clients.build().map_err(|error| TlsError(error.to_string()))?
+            }
+        };
+        let mut config = ServerConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()?
+            .with_client_cert_verifier(Arc::clone(&clients))
+            .with_cert_resolver(certificates);
+        begin_sessions(&mut config)?;
+        config.ignore_client_order = true;
+        config.alpn_protocols =
+            if http2 { vec![HTTP_2, HTTP_1] } else { vec![HTTP_1] }.into_iter().map(<[u8]>::to_vec).collect();
+        Ok(Arc::new(Self { config: Arc::new(config), client_auth, clients }))
+    }
+
+    /// The same, without the sessions that were begun until now.
+    fn with_new_sessions(&self) -> Result<Arc<Self>, TlsError> {
+        let mut config = ServerConfig::clone(&self.config);
+        begin_sessions(&mut config)?;
+        let (client_auth, clients) = (self.client_auth.clone(), Arc::clone(&self.clients));
+        Ok(Arc::new(Self { config: Arc::new(config), client_auth, clients }))
+    }
+
+    /// Looks again at the certificate that its client has shown when a resumed session began: it may have expired
+    /// since, and rustls takes it as good.
+    fn check_resumed(&self, connection: &ServerConnection) -> Result<(), rustls::Error> {
+        let Some([shown, chain @ ..]) = connection.peer_certificates() else { return Ok(()) };
+        if connection.handshake_kind() != Some(HandshakeKind::Resumed) {
+            return Ok(());
         }
-    };
-    let mut config = ServerConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()?
-        .with_client_cert_verifier(clients)
-        .with_cert_resolver(certificates);
-    // Sessions outlive the certificates: these keys are the listener's, not the store's.
+        let now = self.config.time_provider.current_time();
+        let now = now.ok_or(rustls::Error::FailedToGetCurrentTime)?;
+        self.clients.verify_client_cert(shown, chain, now).map(|_| ())
+    }
+}
+
+/// Sessions outlive the certificates: these keys are the listener's, not the store's.
+fn begin_sessions(config: &mut ServerConfig) -> Result<(), TlsError> {
     config.ticketer = aws_lc_rs::Ticketer::new()?;
     config.session_storage = ServerSessionMemoryCache::new(SESSIONS);
-    config.ignore_client_order = true;
-    config.alpn_protocols =
-        if http2 { vec![HTTP_2, HTTP_1] } else { vec![HTTP_1] }.into_iter().map(<[u8]>::to_vec).collect();
-    Ok(Arc::new(config))
+    Ok(())
 }
 
 /// Why a listener cannot speak TLS.
