@@ -143,6 +143,15 @@ pub fn client_config(
         .map_err(|_| format!("the key in `{}` cannot be used", identity.key))
 }
 
+/// Whether the system has authorities, for settings that name none.
+///
+/// # Errors
+///
+/// It has none.
+pub fn find_authorities() -> Result<(), String> {
+    system().map(|_| ())
+}
+
 /// The authorities of the system.
 fn system() -> Result<RootCertStore, String> {
     let mut roots = RootCertStore::empty();

@@ -24,7 +24,7 @@ use crate::listener::Address;
 use crate::reload;
 use crate::reload::{FileSecrets, Origin, Running};
 use crate::server;
-use crate::server::{Addresses, Start};
+use crate::server::{Addresses, Start, StartError};
 
 /// `EX_CONFIG` of `sysexits.h`.
 const EXIT_CONFIG: u8 = 78;
@@ -149,8 +149,13 @@ fn serve(args: Serve) -> anyhow::Result<ExitCode> {
     let ran = runtime.block_on(server::run(start));
     // A look-up of a name that nobody answers would hold up the end for as long as it likes.
     runtime.shutdown_background();
-    ran?;
-    Ok(ExitCode::SUCCESS)
+    match ran {
+        Err(error @ StartError::Assembly(_)) => {
+            complain(&format!("error: {error:#}\n"));
+            Ok(ExitCode::from(EXIT_CONFIG))
+        }
+        ran => Ok(ran.map(|()| ExitCode::SUCCESS)?),
+    }
 }
 
 fn check(file: &Path, json: bool) -> ExitCode {

@@ -281,7 +281,8 @@ pub enum Code {
     Response,
     /// E025: the file has no text that could be read.
     Unreadable,
-    /// E026: a certificate, key or authority that could not be read, or that does not go with its other half.
+    /// E026: a certificate, key or authority that could not be read or is not there, or that does not go with its other
+    /// half.
     Certificate,
     /// E027: an address or name of an upstream's server that cannot be used.
     Server,

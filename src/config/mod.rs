@@ -69,7 +69,7 @@ pub struct Loaded {
     pub warnings: Diagnostics,
 }
 
-/// Reads the secrets and certificates that a file keeps elsewhere, and looks for the folders that it names.
+/// Reads the secrets and certificates that a file keeps elsewhere, and looks for what it counts on beside them.
 pub trait Secrets {
     /// The text of the secret, without a line end after it.
     ///
@@ -84,6 +84,15 @@ pub trait Secrets {
     ///
     /// Why there is none, as half a sentence, such as "it does not exist".
     fn find_folder(&self, _path: &str) -> Result<(), String> {
+        Ok(())
+    }
+
+    /// Whether the system has authorities to check servers by. Who cannot look has nothing to tell.
+    ///
+    /// # Errors
+    ///
+    /// Why there are none, as a sentence without a full stop.
+    fn find_authorities(&self) -> Result<(), String> {
         Ok(())
     }
 }

@@ -12,6 +12,7 @@ use sha2::{Digest as _, Sha256};
 use thiserror::Error;
 
 use crate::config::{ReadFiles, SecretSource, Secrets};
+use crate::tls;
 
 /// No table of routes is as large as this.
 const FILE_BYTES_MAX: u64 = 4 << 20;
@@ -95,6 +96,10 @@ impl Secrets for FileSecrets {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Err("it does not exist".to_owned()),
             Err(error) => Err(error.to_string()),
         }
+    }
+
+    fn find_authorities(&self) -> Result<(), String> {
+        tls::find_authorities()
     }
 }
 

@@ -141,6 +141,27 @@ fn a_server_does_not_start_with_what_check_refuses() {
 }
 
 #[test]
+fn an_upstream_that_nobody_can_vouch_for_is_refused_before_the_start() {
+    let folder = tempfile::tempdir().unwrap();
+    let text = "[upstream.app]\nservers = [\"https://app.internal\"]\n\
+                [[route]]\nname = \"app\"\npath = '/.*'\nhandler = \"proxy\"\nupstream = \"app\"\n";
+    fs::write(folder.path().join("routes.toml"), complete(text)).unwrap();
+    fs::write(folder.path().join("none.pem"), "").unwrap();
+    for args in [&["check"][..], &["-c", "routes.toml"]] {
+        let mut command = anteroom();
+        command
+            .args(args)
+            .current_dir(folder.path())
+            .env("SSL_CERT_FILE", "none.pem")
+            .env_remove("SSL_CERT_DIR");
+        let output = command.output().unwrap();
+        assert_eq!(output.status.code(), Some(78), "{args:?}");
+        assert!(err(&output).contains("error[E026]: the system has no authorities"), "{}", err(&output));
+        assert!(err(&output).contains("routes.toml:"), "{}", err(&output));
+    }
+}
+
+#[test]
 fn print_gives_what_reads_as_the_same_again() {
     let folder = tempfile::tempdir().unwrap();
     assert_eq!(run(folder.path(), &["init"]).status.code(), Some(0));

@@ -30,6 +30,9 @@ impl Compiler<'_> {
             Some(at) => self.upstream_tls(at, uses_tls),
             None => Some(TlsSettings::default()),
         };
+        if tls.as_ref().is_some_and(|tls| tls.verify && tls.ca.is_none()) {
+            self.check_authorities(table);
+        }
         let default = Settings::new(servers?);
         let settings = Settings {
             connect_timeout: value(table.connect_timeout.as_ref()).unwrap_or(default.connect_timeout),
@@ -74,6 +77,17 @@ impl Compiler<'_> {
                 None
             }
         }))
+    }
+
+    /// Without authorities of its own an `https` server is checked by those of the system, which may have none.
+    fn check_authorities(&self, table: &UpstreamTable) {
+        let is_https = |at: &&At<String>| at.value.starts_with("https://");
+        let Some(at) = items(table.servers.as_ref()).find(is_https) else { return };
+        if let Err(why) = self.secrets.find_authorities() {
+            let help = "name a file of them, such as `tls = { ca = \"certs/internal-ca.pem\" }`, or install \
+                        those of the system (`ca-certificates`)";
+            self.push(Diagnostic::new(Code::Certificate, at.span.clone(), why).help(help));
+        }
     }
 
     fn health(&self, table: &HealthTable) -> Option<HealthCheck> {

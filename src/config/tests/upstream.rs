@@ -234,3 +234,50 @@ health = { path = '/', host = 'http://example.com' }
         "#
     );
 }
+
+/// A system that has no authorities.
+struct NoAuthorities;
+
+impl Secrets for NoAuthorities {
+    fn read(&self, source: &SecretSource) -> Result<String, String> {
+        secrets(source)
+    }
+
+    fn find_authorities(&self) -> Result<(), String> {
+        Err("the system has no authorities, and the configuration names none".to_owned())
+    }
+}
+
+#[test]
+fn without_authorities_no_server_is_taken_for_what_it_says() {
+    let text = "version = 1
+[upstream.clear]
+servers = ['http://127.0.0.1:8001', 'unix:/run/app.sock']
+[upstream.anybody]
+servers = ['https://127.0.0.1:8001']
+tls = { verify = false }
+[upstream.checked]
+servers = ['http://127.0.0.1:8001', 'https://127.0.0.1:8002']
+[upstream.named]
+servers = ['https://127.0.0.1:8001']
+tls = { server_name = 'app.internal' }
+";
+    let errors = load("routes.toml", &format!("{text}{ROUTE}"), &NoAuthorities).unwrap_err();
+    assert_snapshot!(errors.render(false), @r#"
+        error[E026]: the system has no authorities, and the configuration names none
+         --> routes.toml:8:37
+          |
+        8 | servers = ['http://127.0.0.1:8001', 'https://127.0.0.1:8002']
+          |                                     ^^^^^^^^^^^^^^^^^^^^^^^^
+          |
+          = help: name a file of them, such as `tls = { ca = "certs/internal-ca.pem" }`, or install those of the system (`ca-certificates`)
+
+        error[E026]: the system has no authorities, and the configuration names none
+          --> routes.toml:10:12
+           |
+        10 | servers = ['https://127.0.0.1:8001']
+           |            ^^^^^^^^^^^^^^^^^^^^^^^^
+           |
+           = help: name a file of them, such as `tls = { ca = "certs/internal-ca.pem" }`, or install those of the system (`ca-certificates`)
+        "#);
+}
