@@ -8,6 +8,7 @@ mod server;
 mod listener;
 mod trust;
 mod layer;
+pub(super) mod redis_host;
 mod upstream;
 mod defaults;
 mod route;
@@ -132,5 +133,5 @@ pub(super) fn all_keys() -> impl Iterator<Item = &'static str> {
         &room::DELIVER_ENTRY,
         &room::ANNOUNCE,
     ];
-    kinds.into_iter().flat_map(|kind| kind.keys).chain(crate::config::hosts::FORMS).copied()
+    kinds.into_iter().flat_map(|kind| kind.keys).chain(redis_host::FORMS).copied()
 }

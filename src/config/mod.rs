@@ -3,7 +3,6 @@
 //! Pure: the caller reads the file, and [`Secrets`] reads what the file keeps elsewhere.
 
 mod file;
-mod hosts;
 mod table;
 mod compile;
 mod diagnostic;

@@ -8,7 +8,7 @@ mod diagnostic;
 mod listener;
 mod trust;
 mod layer;
-mod hosts;
+mod redis_host;
 mod upstream;
 mod defaults;
 mod route;

@@ -2,8 +2,8 @@
 
 mod listener;
 mod trust;
-mod hosts;
 mod layer;
+mod redis_host;
 mod upstream;
 mod route;
 mod room;

@@ -1,4 +1,4 @@
-//! The shape of `[layer]`; that of its `hosts` is in `config::hosts`.
+//! The shape of `[layer]`; that of its `hosts` is in `redis_host`.
 
 use core::ops::RangeInclusive;
 use core::time::Duration;
@@ -7,7 +7,7 @@ use toml::de::DeValue;
 
 use crate::channel_layer::SerializerFormat;
 use crate::config::diagnostic::{Code, Diagnostic};
-use crate::config::hosts::{HostEntry, host_entry};
+use crate::config::file::redis_host::{HostEntry, host_entry};
 use crate::config::table::{At, Kind, SecretText, Table, Words, in_file_order};
 
 /// `[layer]`.

@@ -4,7 +4,7 @@ use insta::assert_snapshot;
 use rcgen::{BasicConstraints, CertificateParams, IsCa, KeyPair};
 
 use super::*;
-use crate::config::hosts::{KEYWORDS, WITHOUT_EFFECT};
+use crate::config::file::redis_host::{KEYWORDS, WITHOUT_EFFECT};
 
 /// Secrets, and the files of an authority (`ca.pem`) and of a client (`a.pem`, `a.key`).
 struct Files {

@@ -7,7 +7,7 @@ use crate::channel_layer::{
 use crate::config::compile::{Compiler, all, value};
 use crate::config::diagnostic::{Code, Diagnostic, Span, nearest};
 use crate::config::file::Backend;
-use crate::config::hosts::{
+use crate::config::file::redis_host::{
     CERT_REQS, CONNECT_TIMEOUTS, CertReqs, HostEntry, HostTable, KEYWORDS, Keywords, REFUSED, WITHOUT_EFFECT,
 };
 use crate::config::table::{At, SecretText};

@@ -10,11 +10,11 @@ use crate::config::diagnostic::{Code, Diagnostic};
 use crate::config::table::{At, Kind, SecretText, Table, Words, whole_number};
 
 /// `["127.0.0.1", 6379]`, as the tutorial of Channels writes it.
-pub(super) type HostAndPort = (String, u16);
+pub(in crate::config) type HostAndPort = (String, u16);
 
 /// An entry of `hosts`.
 #[derive(Debug)]
-pub(super) enum HostEntry {
+pub(in crate::config) enum HostEntry {
     /// A URL.
     Url(SecretText),
     /// A host and its port.
@@ -25,47 +25,47 @@ pub(super) enum HostEntry {
 
 /// An entry of `hosts` that is a table.
 #[derive(Debug)]
-pub(super) struct HostTable {
-    pub(super) address: Option<At<SecretText>>,
-    pub(super) host: Option<At<String>>,
-    pub(super) port: Option<At<u64>>,
-    pub(super) sentinels: Option<At<Vec<At<HostAndPort>>>>,
-    pub(super) master_name: Option<At<String>>,
-    pub(super) sentinel_kwargs: Option<Keywords>,
-    pub(super) cluster: Option<At<Vec<At<SecretText>>>>,
-    pub(super) sharded: Option<At<bool>>,
-    pub(super) keywords: Keywords,
+pub(in crate::config) struct HostTable {
+    pub(in crate::config) address: Option<At<SecretText>>,
+    pub(in crate::config) host: Option<At<String>>,
+    pub(in crate::config) port: Option<At<u64>>,
+    pub(in crate::config) sentinels: Option<At<Vec<At<HostAndPort>>>>,
+    pub(in crate::config) master_name: Option<At<String>>,
+    pub(in crate::config) sentinel_kwargs: Option<Keywords>,
+    pub(in crate::config) cluster: Option<At<Vec<At<SecretText>>>>,
+    pub(in crate::config) sharded: Option<At<bool>>,
+    pub(in crate::config) keywords: Keywords,
     /// The keys that are there, whether or not their values are right.
-    pub(super) keys: Vec<At<String>>,
+    pub(in crate::config) keys: Vec<At<String>>,
 }
 
 /// The keywords of a connection that mean something here.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Keywords {
-    pub(super) username: Option<At<String>>,
-    pub(super) password: Option<At<SecretText>>,
-    pub(super) db: Option<At<u64>>,
-    pub(super) client_name: Option<At<String>>,
-    pub(super) socket_connect_timeout: Option<At<Duration>>,
-    pub(super) socket_keepalive: Option<At<bool>>,
-    pub(super) ssl: Option<At<bool>>,
-    pub(super) ssl_cert_reqs: Option<At<CertReqs>>,
-    pub(super) ssl_check_hostname: Option<At<bool>>,
-    pub(super) ssl_ca_certs: Option<At<String>>,
-    pub(super) ssl_ca_data: Option<At<SecretText>>,
-    pub(super) ssl_certfile: Option<At<String>>,
-    pub(super) ssl_keyfile: Option<At<String>>,
+pub(in crate::config) struct Keywords {
+    pub(in crate::config) username: Option<At<String>>,
+    pub(in crate::config) password: Option<At<SecretText>>,
+    pub(in crate::config) db: Option<At<u64>>,
+    pub(in crate::config) client_name: Option<At<String>>,
+    pub(in crate::config) socket_connect_timeout: Option<At<Duration>>,
+    pub(in crate::config) socket_keepalive: Option<At<bool>>,
+    pub(in crate::config) ssl: Option<At<bool>>,
+    pub(in crate::config) ssl_cert_reqs: Option<At<CertReqs>>,
+    pub(in crate::config) ssl_check_hostname: Option<At<bool>>,
+    pub(in crate::config) ssl_ca_certs: Option<At<String>>,
+    pub(in crate::config) ssl_ca_data: Option<At<SecretText>>,
+    pub(in crate::config) ssl_certfile: Option<At<String>>,
+    pub(in crate::config) ssl_keyfile: Option<At<String>>,
 }
 
 /// `ssl_cert_reqs`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum CertReqs {
+pub(in crate::config) enum CertReqs {
     Required,
     None,
 }
 
 /// A server always shows a certificate, so with `optional` it is checked as well.
-pub(super) const CERT_REQS: Words<CertReqs> = Words {
+pub(in crate::config) const CERT_REQS: Words<CertReqs> = Words {
     now: &[("required", CertReqs::Required), ("none", CertReqs::None)],
     aliases: &[("optional", CertReqs::Required)],
     later: &[],
@@ -76,7 +76,7 @@ pub(super) const FORMS: &[&str] =
     &["address", "host", "port", "sentinels", "master_name", "sentinel_kwargs", "cluster", "sharded"];
 
 /// Keywords that only tune Python's client.
-pub(super) const WITHOUT_EFFECT: &[&str] = &[
+pub(in crate::config) const WITHOUT_EFFECT: &[&str] = &[
     "check_connection",
     "decode_responses",
     "encoding",
@@ -97,7 +97,7 @@ pub(super) const WITHOUT_EFFECT: &[&str] = &[
 ];
 
 /// Keywords that mean something here.
-pub(super) const KEYWORDS: &[&str] = &[
+pub(in crate::config) const KEYWORDS: &[&str] = &[
     "username",
     "password",
     "db",
@@ -136,7 +136,7 @@ const fn concat<const N: usize>(lists: &[&[&'static str]]) -> [&'static str; N] 
 const PYTHON: &str = "it names Python code, leave it out";
 
 /// Keywords of redis-py that are refused, and what to do instead.
-pub(super) const REFUSED: &[(&str, &str)] = &[
+pub(in crate::config) const REFUSED: &[(&str, &str)] = &[
     ("path", "write a UNIX socket as `address = \"unix:///run/redis.sock\"`"),
     ("unix_socket_path", "write a UNIX socket as `address = \"unix:///run/redis.sock\"`"),
     ("credential_provider", "it names Python code; write `username` and `password`"),
@@ -163,7 +163,7 @@ pub(super) const SENTINEL_KWARGS: Kind =
 /// Databases have numbers from 0; Redis has as many as it is told to.
 const DATABASES: RangeInclusive<u64> = 0..=u32::MAX as u64;
 /// Redis must have answered by then.
-pub(super) const CONNECT_TIMEOUTS: RangeInclusive<Duration> =
+pub(in crate::config) const CONNECT_TIMEOUTS: RangeInclusive<Duration> =
     Duration::from_millis(10)..=Duration::from_mins(1);
 
 /// Reads an entry of `hosts`.
