@@ -243,26 +243,11 @@ pub enum LayerConfig {
     /// `memory`.
     Memory,
     /// `channels_redis.pubsub`.
-    PubSub {
-        /// The servers, at least one. Their order decides which group is where.
-        hosts: Vec<RedisHost>,
-        /// What stands in front of every Redis channel.
-        prefix: String,
-        /// The first encrypts, any decrypts; none for messages in clear.
-        symmetric_encryption_keys: Vec<Secret>,
-        /// How messages are written.
-        serializer_format: SerializerFormat,
-    },
+    PubSub(RedisLayerConfig),
     /// `channels_redis.core`.
     Core {
-        /// The servers, at least one. Their order decides which group is where.
-        hosts: Vec<RedisHost>,
-        /// What stands in front of every Redis key.
-        prefix: String,
-        /// The first encrypts, any decrypts; none for messages in clear.
-        symmetric_encryption_keys: Vec<Secret>,
-        /// How messages are written.
-        serializer_format: SerializerFormat,
+        /// What it shares with the other.
+        redis: RedisLayerConfig,
         /// How long a message may wait, in whole seconds.
         expiry: Duration,
         /// How long a membership lasts that is not renewed, in whole seconds.
@@ -276,39 +261,48 @@ pub enum LayerConfig {
     },
 }
 
+/// What both layers on Redis have.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RedisLayerConfig {
+    /// The servers, at least one. Their order decides which group is where.
+    pub hosts: Vec<RedisHost>,
+    /// What stands in front of every Redis channel or key.
+    pub prefix: String,
+    /// The first encrypts, any decrypts; none for messages in clear.
+    pub symmetric_encryption_keys: Vec<Secret>,
+    /// How messages are written.
+    pub serializer_format: SerializerFormat,
+}
+
+impl RedisLayerConfig {
+    fn serializer(&self) -> Serializer {
+        Serializer::new(self.serializer_format, &self.symmetric_encryption_keys)
+    }
+}
+
 impl LayerConfig {
     /// The same in the terms of the channel layer.
     pub fn to_channel_layer(&self) -> channel_layer::LayerConfig {
         match self {
             Self::Memory => channel_layer::LayerConfig::Memory,
-            Self::PubSub { hosts, prefix, symmetric_encryption_keys, serializer_format } => {
-                channel_layer::LayerConfig::PubSub(PubSubConfig {
-                    hosts: hosts.clone(),
-                    prefix: prefix.clone(),
-                    serializer: Serializer::new(*serializer_format, symmetric_encryption_keys),
-                    ..PubSubConfig::default()
+            Self::PubSub(redis) => channel_layer::LayerConfig::PubSub(PubSubConfig {
+                hosts: redis.hosts.clone(),
+                prefix: redis.prefix.clone(),
+                serializer: redis.serializer(),
+                ..PubSubConfig::default()
+            }),
+            Self::Core { redis, expiry, group_expiry, capacity, channel_capacity, random_prefix_length } => {
+                channel_layer::LayerConfig::Core(CoreConfig {
+                    hosts: redis.hosts.clone(),
+                    prefix: redis.prefix.clone(),
+                    serializer: redis.serializer(),
+                    expiry: expiry.as_secs(),
+                    group_expiry: group_expiry.as_secs(),
+                    capacities: Capacities::new(*capacity, channel_capacity.clone()),
+                    random_prefix_length: *random_prefix_length,
+                    ..CoreConfig::default()
                 })
             }
-            Self::Core {
-                hosts,
-                prefix,
-                symmetric_encryption_keys,
-                serializer_format,
-                expiry,
-                group_expiry,
-                capacity,
-                channel_capacity,
-                random_prefix_length,
-            } => channel_layer::LayerConfig::Core(CoreConfig {
-                hosts: hosts.clone(),
-                prefix: prefix.clone(),
-                serializer: Serializer::new(*serializer_format, symmetric_encryption_keys),
-                expiry: expiry.as_secs(),
-                group_expiry: group_expiry.as_secs(),
-                capacities: Capacities::new(*capacity, channel_capacity.clone()),
-                random_prefix_length: *random_prefix_length,
-                ..CoreConfig::default()
-            }),
         }
     }
 }

@@ -5,17 +5,15 @@ use std::fmt::Write as _;
 
 use http::{HeaderMap, header};
 
-use crate::channel_layer::{
-    ChannelPattern, Cluster, RedisAddress, RedisHost, RedisServer, Secret, Sentinel, SerializerFormat,
-};
+use crate::channel_layer::{ChannelPattern, Cluster, RedisAddress, RedisHost, RedisServer, Sentinel};
 use crate::config::file::{
     CLIENT_AUTH, COMPRESSIONS, ClientAuthWord, FORMATS, LOG_FORMATS, LOG_LEVELS, NO_ORIGIN, OVER_RATE,
     PROXY_PROTOCOL, QUEUE_FULL, SERIALIZER_FORMATS, TRACEPARENTS, TRUSTED_HEADERS,
 };
 use crate::config::units::{format_duration, format_size};
 use crate::config::{
-    Config, HandlerConfig, LayerConfig, ListenerConfig, ProxyConfig, RouteConfig, ServerConfig,
-    UpstreamConfig,
+    Config, HandlerConfig, LayerConfig, ListenerConfig, ProxyConfig, RedisLayerConfig, RouteConfig,
+    ServerConfig, UpstreamConfig,
 };
 use crate::files::Files;
 use crate::handler::{Format, Respond, Room};
@@ -110,15 +108,12 @@ impl Printer {
         self.header("[layer]");
         match layer {
             LayerConfig::Memory => self.line("backend", &quoted("memory")),
-            LayerConfig::PubSub { hosts, prefix, symmetric_encryption_keys, serializer_format } => {
+            LayerConfig::PubSub(redis) => {
                 self.line("backend", &quoted("channels_redis.pubsub"));
-                self.redis(hosts, prefix, symmetric_encryption_keys, *serializer_format);
+                self.redis(redis);
             }
             LayerConfig::Core {
-                hosts,
-                prefix,
-                symmetric_encryption_keys,
-                serializer_format,
+                redis,
                 expiry,
                 group_expiry,
                 capacity,
@@ -126,7 +121,7 @@ impl Printer {
                 random_prefix_length,
             } => {
                 self.line("backend", &quoted("channels_redis.core"));
-                self.redis(hosts, prefix, symmetric_encryption_keys, *serializer_format);
+                self.redis(redis);
                 self.line("expiry", &quoted(&format_duration(*expiry)));
                 self.line("group_expiry", &quoted(&format_duration(*group_expiry)));
                 self.line("capacity", &capacity.to_string());
@@ -188,12 +183,12 @@ impl Printer {
     }
 
     /// What both layers on Redis have.
-    fn redis(&mut self, hosts: &[RedisHost], prefix: &str, keys: &[Secret], format: SerializerFormat) {
-        let hosts: Vec<_> = hosts.iter().map(redis_host).collect();
+    fn redis(&mut self, redis: &RedisLayerConfig) {
+        let hosts: Vec<_> = redis.hosts.iter().map(redis_host).collect();
         self.line("hosts", &format!("[{}]", hosts.join(", ")));
-        self.line("prefix", &quoted(prefix));
-        self.line("symmetric_encryption_keys", &list(keys));
-        self.line("serializer_format", &quoted(SERIALIZER_FORMATS.word(format)));
+        self.line("prefix", &quoted(&redis.prefix));
+        self.line("symmetric_encryption_keys", &list(&redis.symmetric_encryption_keys));
+        self.line("serializer_format", &quoted(SERIALIZER_FORMATS.word(redis.serializer_format)));
     }
 
     fn route(&mut self, route: &RouteConfig) {

@@ -7,7 +7,7 @@ use crate::config::compile::{Compiler, all, items, value};
 use crate::config::diagnostic::{Code, Diagnostic, Span};
 use crate::config::file::{BACKENDS, Backend, CapacityEntry, LayerTable};
 use crate::config::table::{At, SecretText};
-use crate::config::{LayerConfig, SecretSource};
+use crate::config::{LayerConfig, RedisLayerConfig, SecretSource};
 
 impl Compiler<'_> {
     pub(super) fn layer(&self, table: &LayerTable) -> Option<LayerConfig> {
@@ -48,23 +48,23 @@ impl Compiler<'_> {
         let keys = all(items(table.symmetric_encryption_keys.as_ref()).map(|at| self.encryption_key(at)));
         let prefix = table.prefix.as_ref().map_or_else(|| "asgi".to_owned(), |at| at.value.clone());
         let serializer_format = value(table.serializer_format.as_ref()).unwrap_or(SerializerFormat::MsgPack);
-        if backend == Backend::PubSub {
-            return Some(LayerConfig::PubSub {
+        let redis = || {
+            Some(RedisLayerConfig {
                 hosts: hosts?,
                 prefix,
                 symmetric_encryption_keys: keys?,
                 serializer_format,
-            });
+            })
+        };
+        if backend == Backend::PubSub {
+            return redis().map(LayerConfig::PubSub);
         }
         let capacities = table.channel_capacity.as_ref().map_or(&[][..], |at| &at.value);
         let capacity = |entry: &CapacityEntry| Some((self.channel_pattern(&entry.pattern)?, entry.capacity));
         let channel_capacity = all(capacities.iter().map(capacity));
         let random_prefix_length = value(table.random_prefix_length.as_ref()).unwrap_or(12);
         Some(LayerConfig::Core {
-            hosts: hosts?,
-            prefix,
-            symmetric_encryption_keys: keys?,
-            serializer_format,
+            redis: redis()?,
             expiry: value(table.expiry.as_ref()).unwrap_or(Duration::from_mins(1)),
             group_expiry: value(table.group_expiry.as_ref()).unwrap_or(Duration::from_hours(24)),
             capacity: value(table.capacity.as_ref()).unwrap_or(100),

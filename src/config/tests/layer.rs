@@ -225,16 +225,14 @@ fn a_list_of_hosts_is_not_empty() {
 
 #[test]
 fn the_words_of_django_mean_what_they_mean_there() {
-    let LayerConfig::PubSub { hosts, symmetric_encryption_keys, prefix, .. } = config(FULL).layer else {
-        panic!("pub/sub")
-    };
-    let shown: Vec<_> = hosts.iter().map(ToString::to_string).collect();
+    let LayerConfig::PubSub(redis) = config(FULL).layer else { panic!("pub/sub") };
+    let shown: Vec<_> = redis.hosts.iter().map(ToString::to_string).collect();
     assert_eq!(
         shown,
         ["redis://127.0.0.1:6379/0", "redis://app:***@cache:6379/2", "redis://:***@cache:6379/1"]
     );
-    let keys: Vec<_> = symmetric_encryption_keys.iter().map(Secret::reveal).collect();
-    assert_eq!((keys, prefix.as_str()), (vec!["secret", "hunter2"], "my\tapp"));
+    let keys: Vec<_> = redis.symmetric_encryption_keys.iter().map(Secret::reveal).collect();
+    assert_eq!((keys, redis.prefix.as_str()), (vec!["secret", "hunter2"], "my\tapp"));
     let memory = "version = 1\n[layer]\nbackend = 'channels.layers.InMemoryChannelLayer'\n";
     assert_eq!(config(&format!("{memory}{ROUTE}")).layer, LayerConfig::Memory);
 }

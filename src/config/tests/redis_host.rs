@@ -141,8 +141,8 @@ fn authorities_may_stand_in_the_file_itself() {
 #[test]
 fn a_host_may_be_a_table_of_its_own() {
     let text = "version = 1\n[layer]\nbackend = 'channels_redis.core'\n[[layer.hosts]]\nhost = 'a'\n[[layer.hosts]]\naddress = 'redis://b'\n";
-    let LayerConfig::Core { hosts, .. } = config(&format!("{text}{ROUTE}")).layer else { panic!() };
-    assert_eq!(hosts.iter().map(RedisHost::address).collect::<Vec<_>>(), ["a:6379", "b:6379"]);
+    let LayerConfig::Core { redis, .. } = config(&format!("{text}{ROUTE}")).layer else { panic!() };
+    assert_eq!(redis.hosts.iter().map(RedisHost::address).collect::<Vec<_>>(), ["a:6379", "b:6379"]);
 }
 
 #[test]
