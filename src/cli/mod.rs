@@ -99,7 +99,7 @@ pub fn main() -> ExitCode {
         None => serve(cli.serve),
         Some(Command::Serve(args)) => serve(args),
         Some(Command::Check { file, json }) => Ok(check(&file, json)),
-        Some(Command::Print { file }) => print(file.as_deref()),
+        Some(Command::Print { file }) => Ok(print(file.as_deref())),
         Some(Command::Init { file }) => init(&file),
         Some(Command::Publish(args)) => publish::publish(&args),
         Some(Command::Doctor(args)) => doctor::doctor(&args),
@@ -111,9 +111,9 @@ pub fn main() -> ExitCode {
 }
 
 fn serve(args: Serve) -> anyhow::Result<ExitCode> {
-    let (loaded, digest) = match load(args.config.as_deref())? {
+    let (loaded, digest) = match load(args.config.as_deref()) {
         Ok(loaded) => loaded,
-        Err(exit) => return Ok(exit),
+        Err(errors) => return Ok(refuse(&errors)),
     };
     let mut config = loaded.config;
     // Who reads the log as JSON reads everything as JSON.
@@ -159,8 +159,8 @@ fn serve(args: Serve) -> anyhow::Result<ExitCode> {
 }
 
 fn check(file: &Path, json: bool) -> ExitCode {
-    let (findings, exit) = match compile(file) {
-        Ok(loaded) => (loaded.warnings, ExitCode::SUCCESS),
+    let (findings, exit) = match load(Some(file)) {
+        Ok((loaded, _)) => (loaded.warnings, ExitCode::SUCCESS),
         Err(errors) => (errors, ExitCode::from(EXIT_CONFIG)),
     };
     if json {
@@ -174,14 +174,14 @@ fn check(file: &Path, json: bool) -> ExitCode {
     exit
 }
 
-fn print(file: Option<&Path>) -> anyhow::Result<ExitCode> {
-    match load(file)? {
+fn print(file: Option<&Path>) -> ExitCode {
+    match load(file) {
         Ok((loaded, _)) => {
             report(&loaded.warnings);
             say(&config::print(&loaded.config));
-            Ok(ExitCode::SUCCESS)
+            ExitCode::SUCCESS
         }
-        Err(exit) => Ok(exit),
+        Err(errors) => refuse(&errors),
     }
 }
 
@@ -198,35 +198,27 @@ fn init(file: &Path) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Reads and compiles a configuration.
-fn compile(file: &Path) -> Result<Loaded, Diagnostics> {
-    let name = file.display().to_string();
-    reload::read(file)
-        .map_err(|error| Diagnostics::unreadable(&name, error))
-        .and_then(|text| config::load(&name, &text, &FileSecrets::beside(file)))
+/// Reads and compiles a configuration; without a file, the built-in chat. With it goes the digest of its text.
+fn load(file: Option<&Path>) -> Result<(Loaded, String), Diagnostics> {
+    let name = file.map_or_else(|| "the built-in chat".to_owned(), |file| file.display().to_string());
+    let text = match file {
+        Some(file) => reload::read(file).map_err(|error| Diagnostics::unreadable(&name, error))?,
+        None => DEMO.to_owned(),
+    };
+    let secrets = FileSecrets::beside(file.unwrap_or(Path::new("")));
+    let loaded = config::load(&name, &text, &secrets)?;
+    Ok((loaded, reload::digest(&text)))
 }
 
 /// The channel layer of a configuration.
 fn layer(file: &Path) -> Result<LayerConfig, Diagnostics> {
-    compile(file).map(|loaded| loaded.config.layer)
+    load(Some(file)).map(|(loaded, _)| loaded.config.layer)
 }
 
-/// Reads and compiles a configuration; prints what is wrong with it and gives the exit code.
-fn load(file: Option<&Path>) -> anyhow::Result<Result<(Loaded, String), ExitCode>> {
-    let (name, text) = match file {
-        Some(file) => {
-            (file.display().to_string(), reload::read(file).with_context(|| file.display().to_string())?)
-        }
-        None => ("the built-in chat".to_owned(), DEMO.to_owned()),
-    };
-    let secrets = FileSecrets::beside(file.unwrap_or(Path::new("")));
-    match config::load(&name, &text, &secrets) {
-        Ok(loaded) => Ok(Ok((loaded, reload::digest(&text)))),
-        Err(errors) => {
-            report(&errors);
-            Ok(Err(ExitCode::from(EXIT_CONFIG)))
-        }
-    }
+/// Prints what is wrong with a configuration and gives the exit code.
+fn refuse(errors: &Diagnostics) -> ExitCode {
+    report(errors);
+    ExitCode::from(EXIT_CONFIG)
 }
 
 fn announce(addresses: &Addresses, demo: bool) {

@@ -137,7 +137,11 @@ fn a_server_does_not_start_with_what_check_refuses() {
     let wrong = run(folder.path(), &["-c", "wrong.toml"]);
     assert_eq!(wrong.status.code(), Some(78));
     assert_eq!(err(&wrong), err(&run(folder.path(), &["check", "wrong.toml"])));
-    assert_eq!(run(folder.path(), &["-c", "missing.toml"]).status.code(), Some(1));
+    for args in [&["-c", "missing.toml"][..], &["print", "missing.toml"]] {
+        let missing = run(folder.path(), args);
+        assert_eq!((missing.status.code(), out(&missing)), (Some(78), ""));
+        assert_eq!(err(&missing), err(&run(folder.path(), &["check", "missing.toml"])));
+    }
 }
 
 #[test]
