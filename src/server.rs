@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::Duration;
-use std::{fmt, fs, io};
+use std::{fmt, io};
 
 use prometheus::process_collector::ProcessCollector;
 use prometheus::{IntGauge, IntGaugeVec, Opts, Registry};
@@ -31,7 +31,7 @@ use crate::channel_layer::{ChannelLayer, Inbox, LayerMetrics, WorkerId};
 use crate::config::{Config, ListenerConfig, LogConfig};
 use crate::listener;
 use crate::listener::{
-    AcceptLimits, CertificateStore, HandedOver, ListenError, Listener, Policy, Tls, TlsError,
+    AcceptLimits, CertificateStore, DescriptorLimit, HandedOver, ListenError, Listener, Policy, Tls, TlsError,
 };
 use crate::reload;
 use crate::reload::{Assembly, AssemblyError, Origin, Reloader, Running};
@@ -51,8 +51,6 @@ const SAME_WISH: Duration = Duration::from_millis(200);
 /// Tasks that a worker runs before it looks again at what has come in. Each look is a call of the system, and what was
 /// said since the last one leaves in one write for each socket.
 const TASKS_A_LOOK: u32 = 256;
-/// Descriptors kept for what is not a connection of a client: Redis, the reload, the admin listener.
-const DESCRIPTORS_SPARE: usize = 128;
 
 /// What the server starts with.
 pub struct Start {
@@ -204,7 +202,8 @@ pub async fn run(start: Start) -> Result<(), StartError> {
         ChannelLayer::new(config.layer.to_channel_layer(), layer_inboxes, metrics.layer);
 
     let folder = file.as_deref().and_then(Path::parent).unwrap_or(Path::new(""));
-    let upstreams = Upstreams::new(metrics.upstreams, runtime::Handle::current());
+    let descriptors = DescriptorLimit::new(files_max);
+    let upstreams = Upstreams::new(metrics.upstreams, runtime::Handle::current(), descriptors);
     let requests = Arc::clone(&metrics.requests);
     let assembly = Assembly::new(requests, metrics.sessions, upstreams, layer.clone(), folder);
     let routes = config.routes.len();
@@ -239,7 +238,7 @@ pub async fn run(start: Start) -> Result<(), StartError> {
         admin: admin.local_addr()?,
     };
     let loads: Arc<[Arc<AtomicUsize>]> = (0..count).map(|_| Arc::default()).collect();
-    let policy = policy(&live, connections_room(files_max));
+    let policy = policy(&live, descriptors);
     for listener in listeners {
         let part = format!("listener {}", listener.name());
         let inboxes = workers.inboxes.clone();
@@ -458,15 +457,16 @@ fn listener_settings(
 }
 
 /// What listeners ask the snapshot about each connection.
-fn policy(live: &Arc<Live>, room: usize) -> Arc<Policy> {
+fn policy(live: &Arc<Live>, descriptors: DescriptorLimit) -> Arc<Policy> {
     let (limits, trust) = (Arc::clone(live), Arc::clone(live));
     Policy::new(
         move || {
             let limits = limits.load().limits;
             // As many again may be on their way to a handshake, or plain requests.
             AcceptLimits {
-                connections: limits.connections.saturating_mul(2).min(room),
+                connections: limits.connections.saturating_mul(2),
                 per_ip: limits.per_ip.saturating_mul(2),
+                descriptors,
             }
         },
         move |peer| trust.load().rules.trusted_proxies().trusts(peer.into()),
@@ -538,18 +538,8 @@ fn raise_descriptor_limit() -> Option<u64> {
     limit.maximum
 }
 
-/// How many connections may be open before the rest of the process lacks descriptors.
-fn connections_room(files_max: Option<u64>) -> usize {
-    let Some(files_max) = files_max.and_then(|files_max| usize::try_from(files_max).ok()) else {
-        return usize::MAX;
-    };
-    let spare = DESCRIPTORS_SPARE.min(files_max / 4);
-    let open = fs::read_dir("/proc/self/fd").map_or(0, Iterator::count);
-    files_max.saturating_sub(spare + open)
-}
-
 fn warn_of_few_descriptors(files_max: Option<u64>, connections: usize) {
-    let wanted = connections.saturating_add(DESCRIPTORS_SPARE) as u64;
+    let wanted = DescriptorLimit::wanted(connections);
     if let Some(allowed) = files_max.filter(|&allowed| allowed < wanted) {
         tracing::warn!(
             allowed,

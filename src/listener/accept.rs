@@ -15,8 +15,8 @@ use crate::listener::bind::{Listening, SocketFile};
 use crate::listener::counts::{PeerCounts, Place};
 use crate::listener::greet::Greeter;
 use crate::listener::{
-    Accepted, Address, Bound, ConnInfo, HandedOver, ListenerMetrics, NetStream, Peer, ProxyProtocol,
-    StdStream, Tls,
+    Accepted, Address, Bound, ConnInfo, DescriptorLimit, HandedOver, ListenerMetrics, NetStream, Peer,
+    ProxyProtocol, StdStream, Tls,
 };
 
 /// First and longest pause after an error of `accept`.
@@ -52,7 +52,7 @@ pub struct Settings {
     pub tls: Option<Arc<Tls>>,
 }
 
-/// How many connections there may be. Both are live settings.
+/// How many connections there may be. The first two are live settings.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct AcceptLimits {
     /// In all.
@@ -60,6 +60,8 @@ pub struct AcceptLimits {
     /// From one address that is no trusted proxy, be it one that a PROXY header names; IPv6 addresses count by their
     /// /64.
     pub per_ip: usize,
+    /// Whose descriptors are of which number.
+    pub descriptors: DescriptorLimit,
 }
 
 /// What all listeners ask about a connection.
@@ -182,7 +184,8 @@ impl Listener {
             };
             pause = PAUSE_MIN;
             let open: usize = loads.iter().map(|load| load.load(Ordering::Relaxed)).sum();
-            if (policy.limits)().connections <= open {
+            let limits = (policy.limits)();
+            if limits.connections <= open || !limits.descriptors.allows(&stream) {
                 metrics.refused_limit.inc();
                 continue;
             }
@@ -278,7 +281,10 @@ mod tests {
         };
         let listener = Listener::bind(settings, &mut HandedOver::from_env(), metrics).unwrap();
         let Bound::Ip(address) = listener.bound().unwrap() else { panic!("over TCP") };
-        let policy = Policy::new(|| AcceptLimits { connections: 1, per_ip: 1 }, |_| false);
+        let policy = Policy::new(
+            || AcceptLimits { connections: 1, per_ip: 1, descriptors: DescriptorLimit::new(None) },
+            |_| false,
+        );
         let (served, mut streams) = mpsc::channel(1);
         let serve = |_, accepted: Accepted| served.try_send(accepted.stream).unwrap();
         let accepting = listener.run(Arc::new([Arc::default()]), policy, serve);

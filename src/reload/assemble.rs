@@ -238,6 +238,7 @@ mod tests {
     use super::*;
     use crate::channel_layer::{LayerConfig, LayerMetrics};
     use crate::config;
+    use crate::listener::DescriptorLimit;
     use crate::reload::FileSecrets;
     use crate::upstream;
 
@@ -248,7 +249,7 @@ mod tests {
         let sessions = Arc::new(session::Metrics::register(&registry).unwrap());
         let upstreams = Arc::new(upstream::Metrics::register(&registry).unwrap());
         let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
-        let upstreams = Upstreams::new(upstreams, runtime.handle().clone());
+        let upstreams = Upstreams::new(upstreams, runtime.handle().clone(), DescriptorLimit::new(None));
         let layer = LayerMetrics::register(&registry).unwrap();
         let (layer, _task) = ChannelLayer::new(LayerConfig::Memory, Vec::new(), layer);
         let assembly = Assembly::new(requests, sessions, upstreams, layer, Path::new(""));

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
+use std::os::fd::AsRawFd;
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
@@ -9,11 +10,11 @@ use futures_util::StreamExt as _;
 use futures_util::stream::FuturesUnordered;
 use rustix::io::Errno;
 use rustls::pki_types::ServerName;
-use tokio::net::{TcpStream, UnixStream, lookup_host};
+use tokio::net::{TcpSocket, TcpStream, UnixSocket, lookup_host};
 use tokio::time;
 use tokio::time::Instant;
 
-use crate::listener::NetStream;
+use crate::listener::{DescriptorLimit, NetStream};
 use crate::upstream::server::{Server, Upstream};
 use crate::upstream::{ServerAddress, UpstreamError, UpstreamStream};
 
@@ -49,14 +50,17 @@ pub(super) async fn connect(
 async fn open(upstream: &Upstream, server: &Server, deadline: Instant) -> io::Result<UpstreamStream> {
     let (host, port, tls) = match &server.address {
         ServerAddress::Unix(path) => {
-            return Ok(UpstreamStream::Plain(NetStream::Unix(UnixStream::connect(path).await?)));
+            let socket = UnixSocket::new_stream()?;
+            within(upstream.descriptors, &socket)?;
+            return Ok(UpstreamStream::Plain(NetStream::Unix(socket.connect(path).await?)));
         }
         ServerAddress::Tcp { host, port, tls } => (host.as_str(), *port, *tls),
     };
     let stream = if let Ok(ip) = host.parse::<IpAddr>() {
-        TcpStream::connect(SocketAddr::new(ip, port)).await?
+        dial(SocketAddr::new(ip, port), upstream.descriptors).await?
     } else {
-        let stream = connect_any(&resolve(server, host, port).await?, deadline).await?;
+        let addresses = resolve(server, host, port).await?;
+        let stream = connect_any(&addresses, deadline, upstream.descriptors).await?;
         server.prefer(stream.peer_addr()?);
         stream
     };
@@ -68,6 +72,17 @@ async fn open(upstream: &Upstream, server: &Server, deadline: Instant) -> io::Re
     let name = upstream.settings.tls.server_name.as_deref().unwrap_or(host);
     let name = ServerName::try_from(name.to_owned()).map_err(io::Error::other)?;
     Ok(UpstreamStream::Tls(Box::new(connector.0.connect(name, stream).await?)))
+}
+
+async fn dial(address: SocketAddr, descriptors: DescriptorLimit) -> io::Result<TcpStream> {
+    let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+    within(descriptors, &socket)?;
+    socket.connect(address).await
+}
+
+/// As if the system had no more descriptors, when those that are left are kept for others.
+fn within(descriptors: DescriptorLimit, socket: &impl AsRawFd) -> io::Result<()> {
+    if descriptors.allows(socket) { Ok(()) } else { Err(Errno::MFILE.into()) }
 }
 
 /// Whether it is we who have run out of something.
@@ -87,14 +102,18 @@ fn more_telling(before: Option<io::Error>, failed: io::Error) -> io::Error {
 ///
 /// The next address is tried as soon as one has failed or has not answered for a while, as those of IPv6 do not where a
 /// firewall swallows them. The caller keeps the deadline, before which each has its turn. Rule: RFC 8305, 5.
-async fn connect_any(addresses: &[SocketAddr], deadline: Instant) -> io::Result<TcpStream> {
+async fn connect_any(
+    addresses: &[SocketAddr],
+    deadline: Instant,
+    descriptors: DescriptorLimit,
+) -> io::Result<TcpStream> {
     let shares = u32::try_from(addresses.len().max(1)).unwrap_or(u32::MAX);
     let pause = HEAD_START.min(deadline.saturating_duration_since(Instant::now()) / shares);
     let mut left = addresses.iter();
     let mut attempts = FuturesUnordered::new();
     let mut error = None;
     loop {
-        attempts.extend(left.next().map(TcpStream::connect));
+        attempts.extend(left.next().map(|address| dial(*address, descriptors)));
         tokio::select! {
             Some(attempt) = attempts.next() => match attempt {
                 Ok(stream) => return Ok(stream),

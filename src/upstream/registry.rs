@@ -2,10 +2,12 @@
 
 use std::collections::HashMap;
 use std::fmt;
+use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use tokio::runtime::Handle;
 
+use crate::listener::DescriptorLimit;
 use crate::upstream::health::watch;
 use crate::upstream::server::{Server, Upstream};
 use crate::upstream::tls::Connector;
@@ -17,6 +19,7 @@ pub struct Upstreams {
     metrics: Arc<Metrics>,
     /// Where health is checked.
     control: Handle,
+    descriptors: DescriptorLimit,
     made: Arc<Mutex<Made>>,
 }
 
@@ -31,9 +34,9 @@ impl fmt::Debug for Upstreams {
 }
 
 impl Upstreams {
-    /// None yet. Health will be checked on the runtime of `control`.
-    pub fn new(metrics: Arc<Metrics>, control: Handle) -> Self {
-        Self { metrics, control, made: Arc::default() }
+    /// None yet. Health will be checked on the runtime of `control`; no connection has a descriptor beyond the limit.
+    pub fn new(metrics: Arc<Metrics>, control: Handle, descriptors: DescriptorLimit) -> Self {
+        Self { metrics, control, descriptors, made: Arc::default() }
     }
 
     /// The upstream of this name: the one that is used already if its settings are the same, with the servers of
@@ -73,8 +76,16 @@ impl Upstreams {
         let metrics = self.metrics.upstream(&name);
         let inflight = last.as_ref().map(|last| Arc::clone(&last.inflight)).unwrap_or_default();
         let settings = settings.clone();
-        let upstream =
-            Arc::new(Upstream::new(Arc::clone(&name), settings, servers, connector, metrics, inflight));
+        let upstream = Arc::new(Upstream {
+            name: Arc::clone(&name),
+            settings,
+            servers,
+            connector,
+            descriptors: self.descriptors,
+            metrics,
+            inflight,
+            turn: AtomicUsize::new(0),
+        });
         if upstream.settings.health.is_some() {
             for server in &upstream.servers {
                 self.control.spawn(watch(Arc::downgrade(&upstream), Arc::clone(server)));

@@ -9,6 +9,7 @@ use std::time::Duration;
 use prometheus::IntGauge;
 use tokio::time::Instant;
 
+use crate::listener::DescriptorLimit;
 use crate::upstream::metrics::UpstreamMetrics;
 use crate::upstream::tls::Connector;
 use crate::upstream::{ServerAddress, Settings, UpstreamError};
@@ -19,11 +20,13 @@ pub struct Upstream {
     pub(super) settings: Settings,
     pub(super) servers: Vec<Arc<Server>>,
     pub(super) connector: Option<Connector>,
+    /// Which descriptors its connections may have.
+    pub(super) descriptors: DescriptorLimit,
     pub(super) metrics: Arc<UpstreamMetrics>,
     /// Shared with those of the same name that a reload has replaced, for what they have counts too.
     pub(super) inflight: Arc<AtomicUsize>,
     /// Where the search begins, so that equals take turns.
-    turn: AtomicUsize,
+    pub(super) turn: AtomicUsize,
 }
 
 impl fmt::Debug for Upstream {
@@ -40,17 +43,6 @@ pub(super) struct Tried(u64);
 type Rank = (bool, u64, usize);
 
 impl Upstream {
-    pub(super) fn new(
-        name: Arc<str>,
-        settings: Settings,
-        servers: Vec<Arc<Server>>,
-        connector: Option<Connector>,
-        metrics: Arc<UpstreamMetrics>,
-        inflight: Arc<AtomicUsize>,
-    ) -> Self {
-        Self { name, settings, servers, connector, metrics, inflight, turn: AtomicUsize::new(0) }
-    }
-
     /// Its name, as the configuration and the metrics have it.
     pub fn name(&self) -> &Arc<str> {
         &self.name

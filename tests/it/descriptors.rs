@@ -1,6 +1,7 @@
 //! What happens when the process may open few files, or no more.
 
 use std::fs;
+use std::io::Write as _;
 use std::net::TcpStream;
 use std::process::Command;
 
@@ -69,6 +70,43 @@ fn connections_leave_the_rest_of_the_process_its_descriptors() {
     server.wait_metric("anteroom_config_generation", 2.0);
     drop(crowd);
     wait_served(&server);
+    server.stop();
+}
+
+#[test]
+fn connections_to_applications_leave_them_too() {
+    let application = Application::start(|_| Reply::Silence);
+    let routes = format!(
+        "[upstream.app]\nservers = [\"http://{}\"]\n\
+         [[route]]\nname = \"site\"\npath = '/.*'\nhandler = \"proxy\"\nupstream = \"app\"\n",
+        application.address
+    );
+    let server = start_with(256, &routes);
+    // Each has a descriptor, and one of its request to the application.
+    let crowd: Vec<_> = (0..200)
+        .map(|_| {
+            let mut client = dial(server.address());
+            // One that is refused may be gone already.
+            client.write_all(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n").unwrap_or_default();
+            client
+        })
+        .collect();
+    wait_until("all are refused or wait for the application", || {
+        let metrics = server.metrics();
+        let busy = metrics.get("anteroom_http_requests_total{code=\"503\",route=\"site\"}");
+        let waiting = metrics["anteroom_upstream_inflight_requests{upstream=\"app\"}"];
+        0.0 < waiting && busy.unwrap_or(&0.0) + waiting + metrics[REFUSED_LIMIT] == 200.0
+    });
+    assert_eq!(server.metric(ACCEPT_ERRORS), 0.0);
+    assert!(fs::read_dir(proc(&server, "fd")).unwrap().count() <= 256 - 60);
+    assert_eq!(server.admin("/healthz").status, 200);
+    server.write_config(&routes.replace("name = \"site\"", "name = \"other\""));
+    server.wait_metric("anteroom_config_generation", 2.0);
+    drop(crowd);
+    // Nothing of it is the fault of the application.
+    let up =
+        format!("anteroom_upstream_server_up{{server=\"http://{}\",upstream=\"app\"}}", application.address);
+    assert_eq!(server.metric(&up), 1.0);
     server.stop();
 }
 

@@ -20,6 +20,7 @@ use tokio::sync::mpsc;
 use tokio::task::{JoinHandle, LocalSet};
 
 use super::*;
+use crate::listener::DescriptorLimit;
 use crate::upstream::{Metrics, Settings, Upstreams};
 
 /// A body for requests: pieces, and then an end or an error.
@@ -84,7 +85,8 @@ impl Bed {
     fn new() -> Self {
         let registry = Registry::new();
         let metrics = Arc::new(Metrics::register(&registry).unwrap());
-        Self { client: Client::new(), upstreams: Upstreams::new(metrics, Handle::current()), registry }
+        let upstreams = Upstreams::new(metrics, Handle::current(), DescriptorLimit::new(None));
+        Self { client: Client::new(), upstreams, registry }
     }
 
     fn upstream(&self, servers: &[String], change: impl FnOnce(&mut Settings)) -> Arc<Upstream> {
