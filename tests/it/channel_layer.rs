@@ -429,6 +429,7 @@ both! {
     groups_are_spread_over_hosts_that_fail_alone
     thousands_of_groups_are_asked_for_again
     a_password_is_used_and_never_shown
+    a_group_that_redis_refused_to_end_is_ended_once_it_is_allowed
     a_peer_that_hangs_up_is_not_hammered
     what_waits_at_the_stop_is_still_sent
 }
@@ -776,6 +777,31 @@ async fn a_group_that_was_refused_is_heard_once_it_is_allowed() {
     node.send(&room, 1).unwrap();
     assert_eq!(node.got(0, &room, 1).await, [1]);
     assert_eq!(node.metric("anteroom_layer_reconnects_total", &[]), 0);
+    node.stop().await;
+}
+
+async fn a_group_that_redis_refused_to_end_is_ended_once_it_is_allowed(kind: Kind) {
+    let command = match kind {
+        Kind::PubSub => "unsubscribe",
+        Kind::Core => "zrem",
+    };
+    let without = format!("-{command}");
+    let options = ["--user", "default", "on", "nopass", "~*", "&*", "+@all", &without];
+    let server = RedisServer::start_with(&options).await;
+    let node = Node::start(kind.on(&server)).await;
+    let room = group("room");
+    node.join(0, &room).await;
+    node.layer.leave(WorkerId(0), &room);
+    let ended = |result| {
+        let labels = [("op", "group_discard"), ("result", result)];
+        node.metric("anteroom_layer_operations_total", &labels)
+    };
+    eventually("it is refused", || ended("error") == 1).await;
+    assert!(node.layer.health().up, "nobody misses anything by it");
+    let mut admin = admin(&server).await;
+    let allow = redis::cmd("ACL").arg(&["SETUSER", "default", &format!("+{command}")]).to_owned();
+    let () = allow.query_async(&mut admin).await.unwrap();
+    eventually("it is asked for again", || ended("ok") == 1).await;
     node.stop().await;
 }
 
