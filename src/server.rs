@@ -3,13 +3,12 @@
 //! The data plane is workers, each a thread of its own. Everything else, the accept loops, the channel
 //! layer's connection, the reload and the admin listener, is the control plane and runs where [`run`] does.
 
+mod workers;
+
 use std::net::SocketAddr;
-use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
-use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::thread;
 use std::time::Duration;
 use std::{fmt, io};
 
@@ -18,9 +17,7 @@ use prometheus::{IntGauge, IntGaugeVec, Opts, Registry};
 use thiserror::Error;
 use tokio::net::TcpListener;
 use tokio::runtime;
-use tokio::runtime::LocalOptions;
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::sync::oneshot;
 use tokio::time;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -37,20 +34,16 @@ use crate::reload;
 use crate::reload::{Assembly, AssemblyError, Origin, Reloader, Running};
 use crate::request;
 use crate::request::{Drain, Limits, Live, Service};
+use crate::server::workers::{Workers, worker_count};
 use crate::session;
-use crate::session::{Worker, WorkerInbox};
+use crate::session::WorkerInbox;
 use crate::upstream;
 use crate::upstream::Upstreams;
 
-/// After the last close of a drain was sent, for clients to answer it, and some to spare.
-const DRAIN_MARGIN: Duration = Duration::from_secs(6);
-/// For workers to end once they were told to drop everything.
+/// For the rest of the process to end, and for workers once they were told to drop everything.
 const STOP_TIMEOUT: Duration = Duration::from_secs(2);
 /// Signals so shortly after the first are the same wish: timeout(1), for one, signals its child and the group.
 const SAME_WISH: Duration = Duration::from_millis(200);
-/// Tasks that a worker runs before it looks again at what has come in. Each look is a call of the system, and what was
-/// said since the last one leaves in one write for each socket.
-const TASKS_A_LOOK: u32 = 256;
 
 /// What the server starts with.
 pub struct Start {
@@ -154,13 +147,6 @@ struct Guard {
     failed: CancellationToken,
 }
 
-/// The threads of the data plane, seen from the control plane.
-struct Workers {
-    inboxes: Vec<Arc<WorkerInbox>>,
-    /// Each resolves when its thread has ended.
-    ended: Vec<oneshot::Receiver<()>>,
-}
-
 /// Runs the server until it is asked to stop, and drains it.
 ///
 /// It also drains, without a grace, when a part of it fails: a worker, a listener, the channel layer, the
@@ -217,14 +203,12 @@ pub async fn run(start: Start) -> Result<(), StartError> {
         (CancellationToken::new(), CancellationToken::new(), CancellationToken::new());
     let parts = Parts { tasks: TaskTracker::new(), failed: CancellationToken::new() };
 
-    let mut workers = Workers { inboxes, ended: Vec::new() };
-    for (at, inbox) in workers.inboxes.iter().enumerate() {
-        let (ending, ended) = oneshot::channel();
-        let guard = parts.guard(format!("worker {at}"), &draining);
-        let service_parts = (Arc::clone(&live), Arc::clone(&limits), Arc::clone(&metrics.requests));
-        spawn_worker(WorkerId(at), layer.clone(), Arc::clone(inbox), service_parts, guard, ending).await?;
-        workers.ended.push(ended);
-    }
+    let service = {
+        let (live, requests) = (Arc::clone(&live), Arc::clone(&metrics.requests));
+        move || Service::new(Arc::clone(&live), Arc::clone(&limits), Arc::clone(&requests))
+    };
+    let guard = |id: WorkerId| parts.guard(format!("worker {}", id.0), &draining);
+    let mut workers = Workers::start(inboxes, &layer, service, guard).await?;
     parts.tasks.spawn(layer_task.run(stop.clone(), parts.failed.clone()));
 
     let addresses = Addresses {
@@ -403,43 +387,6 @@ impl Drop for Guard {
     }
 }
 
-impl Workers {
-    /// Drains every worker; false if some did not end in time.
-    async fn drain(&mut self, grace: Duration, over: Duration, accepting: &CancellationToken) -> bool {
-        for inbox in &self.inboxes {
-            inbox.drain(grace, over);
-        }
-        // Until load balancers have noticed, new connections are answered, with 503 for sockets.
-        time::sleep(grace).await;
-        accepting.cancel();
-        for inbox in &self.inboxes {
-            inbox.finish();
-        }
-        time::timeout(over + DRAIN_MARGIN, self.ended()).await.is_ok()
-    }
-
-    /// Ends every worker now.
-    async fn stop(&mut self) {
-        for inbox in &self.inboxes {
-            inbox.stop();
-        }
-        if time::timeout(STOP_TIMEOUT, self.ended()).await.is_err() {
-            tracing::error!("a worker did not end in time");
-        }
-    }
-
-    /// Waits until every thread has ended. Cancel safe.
-    async fn ended(&mut self) {
-        while let Some(ended) = self.ended.last_mut() {
-            // An error says that the thread ended by a panic.
-            if ended.await.is_err() {
-                tracing::error!("a worker has failed");
-            }
-            self.ended.pop();
-        }
-    }
-}
-
 fn listener_settings(
     config: &ListenerConfig,
     metrics: &listener::Metrics,
@@ -484,48 +431,6 @@ async fn bind_admin(address: SocketAddr, built_in: bool) -> Result<TcpListener, 
     bound.map_err(|source| StartError::Admin { address, source })
 }
 
-/// Starts a worker on a thread of its own. Its runtime never leaves that thread, so it begins there.
-async fn spawn_worker(
-    id: WorkerId,
-    layer: ChannelLayer,
-    inbox: Arc<WorkerInbox>,
-    (live, limits, metrics): (Arc<Live>, Arc<Limits>, Arc<request::Metrics>),
-    guard: Guard,
-    ending: oneshot::Sender<()>,
-) -> io::Result<()> {
-    let (begun, beginning) = oneshot::channel();
-    let body = move || {
-        // Of this function, so that it is dropped last, and by a panic too.
-        let _guard = guard;
-        let mut builder = runtime::Builder::new_current_thread();
-        builder.enable_all().event_interval(TASKS_A_LOOK);
-        let runtime = match builder.build_local(LocalOptions::default()) {
-            Ok(runtime) => runtime,
-            Err(error) => return begun.send(Err(error)).unwrap_or_default(),
-        };
-        // Whoever started it waits for this.
-        begun.send(Ok(())).unwrap_or_default();
-        runtime.block_on(async move {
-            let worker: Rc<Worker> = Worker::new(id, layer, inbox);
-            let work = Service::new(live, limits, metrics);
-            let running = tokio::task::spawn_local(worker.run(work));
-            if let Err(error) = running.await {
-                tracing::error!(worker = id.0, %error, "a worker has failed");
-            }
-        });
-        // What is still open ends with the tasks.
-        drop(runtime);
-        ending.send(()).unwrap_or_default();
-    };
-    thread::Builder::new().name(format!("worker-{}", id.0)).spawn(body)?;
-    beginning.await.map_err(io::Error::other)?
-}
-
-/// As many as processor affinity and cgroup allow, unless the configuration says otherwise.
-fn worker_count(configured: Option<NonZeroUsize>) -> usize {
-    configured.or_else(|| thread::available_parallelism().ok()).map_or(1, NonZeroUsize::get)
-}
-
 /// Lets the process open as many descriptors as the system allows; says how many those are.
 fn raise_descriptor_limit() -> Option<u64> {
     use rustix::process::Resource;
@@ -551,6 +456,8 @@ fn warn_of_few_descriptors(files_max: Option<u64>, connections: usize) {
 
 #[cfg(test)]
 mod tests {
+    use std::thread;
+
     use super::*;
 
     #[tokio::test]
