@@ -35,7 +35,7 @@ fn check(peer: Peer, headers: &HeaderMap, trusted: &TrustedProxies, mode: Forwar
     assert_eq!(found.from_proxy, trusted.trusts(client));
     if !found.from_proxy || mode == ForwardedHeaders::None {
         let from_proxy = found.from_proxy;
-        assert_eq!(found, Forwarded { client, from_proxy, scheme: None, host: None });
+        assert_eq!(found, Forwarded { client, proxies: Vec::new(), from_proxy, scheme: None, host: None });
         // Nobody becomes a proxy by what it writes.
         return;
     }

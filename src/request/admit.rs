@@ -1,6 +1,7 @@
 //! Every check of a request that needs no waiting, in order.
 
 use std::borrow::Cow;
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use http::header::{CONTENT_LENGTH, HOST, ORIGIN, TRANSFER_ENCODING};
@@ -70,8 +71,17 @@ pub fn admit<'a, T>(
     };
     let own_scheme = if arrival.tls { Scheme::Https } else { Scheme::Http };
     let scheme = forwarded.scheme.unwrap_or(own_scheme);
-    let from_proxy = forwarded.from_proxy;
-    Ok(Admitted { route_index: index, target: &route.target, scope, upgrade, host, scheme, from_proxy })
+    let Forwarded { from_proxy, proxies, .. } = forwarded;
+    Ok(Admitted {
+        route_index: index,
+        target: &route.target,
+        scope,
+        upgrade,
+        host,
+        scheme,
+        from_proxy,
+        proxies,
+    })
 }
 
 /// What is known of a request beside its head.
@@ -252,6 +262,8 @@ pub struct Admitted<'a, T> {
     pub scheme: Scheme,
     /// Whether a trusted proxy has sent the request, so that what it says about its client counts.
     pub from_proxy: bool,
+    /// The trusted proxies between the client and here, from the peer on.
+    pub proxies: Vec<IpAddr>,
 }
 
 /// A request that is not let in.

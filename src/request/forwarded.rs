@@ -33,14 +33,6 @@ pub enum Scheme {
 }
 
 impl Scheme {
-    /// The word in a URL of plain HTTP.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Http => "http",
-            Self::Https => "https",
-        }
-    }
-
     fn parse(text: &str) -> Option<Self> {
         match text.trim().to_ascii_lowercase().as_str() {
             "http" | "ws" => Some(Self::Http),
@@ -55,6 +47,8 @@ impl Scheme {
 pub struct Forwarded {
     /// The client: the rightmost address that is no trusted proxy.
     pub client: ClientAddr,
+    /// The trusted proxies between the client and here, from the peer on, as far as they have addresses.
+    pub proxies: Vec<IpAddr>,
     /// Whether the peer is a trusted proxy.
     pub from_proxy: bool,
     /// The scheme that the client used, when a proxy says so.
@@ -76,7 +70,8 @@ pub fn resolve(
     mode: ForwardedHeaders,
 ) -> Forwarded {
     let client = ClientAddr::from(peer);
-    let direct = Forwarded { client, from_proxy: trusted.trusts(client), scheme: None, host: None };
+    let from_proxy = trusted.trusts(client);
+    let direct = Forwarded { client, proxies: Vec::new(), from_proxy, scheme: None, host: None };
     if !direct.from_proxy {
         return direct;
     }
@@ -84,6 +79,14 @@ pub fn resolve(
         ForwardedHeaders::None => direct,
         ForwardedHeaders::XForwarded => x_forwarded(direct, headers, trusted),
         ForwardedHeaders::Forwarded => rfc_7239(direct, headers, trusted),
+    }
+}
+
+impl Forwarded {
+    /// One step further out: what was taken for the client is a proxy that names another.
+    fn step(&mut self, client: ClientAddr) {
+        self.proxies.extend(self.client.ip());
+        self.client = client;
     }
 }
 
@@ -99,7 +102,7 @@ fn x_forwarded(mut found: Forwarded, headers: &HeaderMap, trusted: &TrustedProxi
     let entries = lines.flat_map(|line| text(line).rsplit(','));
     for entry in entries.take(HOPS_MAX) {
         let Some(client) = parse_node(entry.trim()) else { break };
-        found.client = client;
+        found.step(client);
         if !trusted.trusts(client) {
             break;
         }
@@ -126,7 +129,7 @@ fn rfc_7239(mut found: Forwarded, headers: &HeaderMap, trusted: &TrustedProxies)
             found.scheme = element.proto.as_deref().and_then(Scheme::parse).or(found.scheme);
             found.host = element.host.or(found.host);
             let Some(client) = element.node.as_deref().and_then(parse_node) else { return found };
-            found.client = client;
+            found.step(client);
             if !trusted.trusts(client) {
                 return found;
             }

@@ -152,9 +152,9 @@ impl Visit<'_> {
         let creates_trace = proxy.upstream.settings().traceparent == Traceparent::Create;
         Facts {
             client: admitted.scope.client,
-            peer: self.conn.peer.into(),
+            proxies: &admitted.proxies,
             peer_trusted: admitted.from_proxy,
-            chain_trusted: admitted.from_proxy && self.snapshot.rules.reads_x_forwarded(),
+            port_trusted: admitted.from_proxy && self.snapshot.rules.reads_x_forwarded(),
             https: admitted.scheme == Scheme::Https,
             // The one that was checked, and no other.
             host: admitted.host.as_str(),

@@ -23,12 +23,12 @@ use crate::scope::ClientAddr;
 pub struct Facts<'a> {
     /// The client, as seen behind trusted proxies.
     pub client: ClientAddr,
-    /// The other end of the connection.
-    pub peer: ClientAddr,
+    /// The trusted proxies between the client and here, from the other end of the connection on.
+    pub proxies: &'a [IpAddr],
     /// Whether the peer is a trusted proxy: then its `X-Request-ID` counts.
     pub peer_trusted: bool,
-    /// Whether it also is the proxies that write `X-Forwarded-For`.
-    pub chain_trusted: bool,
+    /// Whether its `X-Forwarded-Port` does, too, for it writes such headers.
+    pub port_trusted: bool,
     /// Whether the client uses TLS.
     pub https: bool,
     /// The validated host with its port, if it has one.
@@ -51,7 +51,6 @@ pub enum BodyLength {
     Unknown,
 }
 
-const X_FORWARDED_FOR: &str = "x-forwarded-for";
 const X_FORWARDED_PORT: &str = "x-forwarded-port";
 const X_REQUEST_ID: &str = "x-request-id";
 const TRACEPARENT: &str = "traceparent";
@@ -79,8 +78,6 @@ fn is_ours(name: &HeaderName) -> bool {
 
 /// Room for a head as most are.
 const HEAD_LEN: usize = 1 << 10;
-/// Entries of `X-Forwarded-For` that are looked at, at most.
-const HOPS_MAX: usize = 32;
 /// The longest `X-Request-ID` that is passed on.
 const REQUEST_ID_LEN_MAX: usize = 128;
 
@@ -352,7 +349,6 @@ pub fn check_switch(
 /// `X-Forwarded-For` begins with the client: what stands left of it was written by the client, and Daphne takes
 /// the first entry. Proxies that are trusted follow, the peer last.
 fn stamp(head: &mut Head<'_>, sent: &HeaderMap, facts: &Facts<'_>) {
-    let hops = hops(sent, facts);
     let (scheme, default_port) = if facts.https { ("https", "443") } else { ("http", "80") };
     // A quoted string in `Forwarded`: a host has neither quotes nor backslashes, for it was validated.
     let asked_for = |head: &mut Head<'_>| {
@@ -361,22 +357,22 @@ fn stamp(head: &mut Head<'_>, sent: &HeaderMap, facts: &Facts<'_>) {
         head.text(b"\";proto=");
         head.text(scheme.as_bytes());
     };
-    if let Some((client, proxies)) = hops.split_first() {
+    if let Some(client) = facts.client.ip() {
         head.text(b"x-real-ip: ");
-        let address = head.address(*client);
+        let address = head.address(client);
         head.text(b"\r\nx-forwarded-for: ");
         head.again(address.clone());
-        for proxy in proxies {
+        for proxy in facts.proxies.iter().rev() {
             head.text(b", ");
             head.address(*proxy);
         }
         head.text(b"\r\nforwarded: for=");
-        let [open, close] = node_quotes(*client);
+        let [open, close] = node_quotes(client);
         head.text(open);
         head.again(address);
         head.text(close);
         asked_for(head);
-        for proxy in proxies {
+        for proxy in facts.proxies.iter().rev() {
             let [open, close] = node_quotes(*proxy);
             head.text(b", for=");
             head.text(open);
@@ -391,7 +387,7 @@ fn stamp(head: &mut Head<'_>, sent: &HeaderMap, facts: &Facts<'_>) {
     let port = facts.host.rsplit_once(':').map(|(_, port)| port).filter(|port| !port.ends_with(']'));
     // A proxy knows a port that the host leaves out because it is another's default.
     let told = || {
-        let told = only(sent, X_FORWARDED_PORT).filter(|_| facts.chain_trusted)?.to_str().ok()?;
+        let told = only(sent, X_FORWARDED_PORT).filter(|_| facts.port_trusted)?.to_str().ok()?;
         let is_port = told.parse::<u16>().is_ok_and(|port| 0 < port) && !told.starts_with('+');
         is_port.then_some(told)
     };
@@ -415,41 +411,6 @@ fn node_quotes(address: IpAddr) -> [&'static [u8]; 2] {
         IpAddr::V4(_) => [b"", b""],
         IpAddr::V6(_) => [b"\"[", b"]\""],
     }
-}
-
-/// The client and the trusted proxies behind it, as far as their addresses are known.
-fn hops(sent: &HeaderMap, facts: &Facts<'_>) -> Vec<IpAddr> {
-    let mut hops: Vec<_> = facts.peer.ip().into_iter().collect();
-    if facts.client != facts.peer {
-        let before = hops.len();
-        let mut found = false;
-        if facts.chain_trusted {
-            let lines = sent.get_all(X_FORWARDED_FOR).into_iter().rev();
-            let entries = lines.flat_map(|line| line.to_str().unwrap_or_default().rsplit(','));
-            for entry in entries.take(HOPS_MAX) {
-                let Some(ip) = parse_hop(entry.trim()) else { break };
-                hops.push(ip);
-                if Some(ip) == facts.client.ip() {
-                    found = true;
-                    break;
-                }
-            }
-        }
-        if !found {
-            hops.truncate(before);
-            hops.extend(facts.client.ip());
-        }
-    }
-    hops.reverse();
-    hops
-}
-
-/// An address with or without a port.
-fn parse_hop(entry: &str) -> Option<IpAddr> {
-    let ip = entry.parse::<IpAddr>().ok();
-    let ip = ip.or_else(|| entry.parse::<std::net::SocketAddr>().ok().map(|address| address.ip()));
-    let bare = || entry.strip_prefix('[')?.strip_suffix(']')?.parse().ok().map(IpAddr::V6);
-    ip.or_else(bare).map(|ip| ip.to_canonical())
 }
 
 /// The names in a line of `Connection`, but for those that nearly every one has and that are dropped anyway.

@@ -51,6 +51,32 @@ fn x_forwarded_for_is_walked_from_the_right_to_the_first_stranger() {
 }
 
 #[test]
+fn the_proxies_of_the_way_are_those_that_are_trusted() {
+    use ForwardedHeaders::{Forwarded, None, XForwarded};
+    let cases = [
+        (
+            XForwarded,
+            "10.0.0.1:9",
+            "6.6.6.6, 203.0.113.7, 10.0.0.3, 10.0.0.2",
+            &["10.0.0.1", "10.0.0.2", "10.0.0.3"][..],
+        ),
+        // One that hides its port is an address here as everywhere.
+        (XForwarded, "10.0.0.1:9", "203.0.113.7:_x, 10.0.0.2:_y", &["10.0.0.1", "10.0.0.2"]),
+        (XForwarded, "10.0.0.1:9", "203.0.113.7, unknown, ::ffff:10.0.0.2", &["10.0.0.1"]),
+        (XForwarded, "10.0.0.1:9", "unknown", &[]),
+        (XForwarded, "198.51.100.3:9", "203.0.113.7", &[]),
+        (Forwarded, "10.0.0.1:9", "for=203.0.113.7, for=10.0.0.2", &["10.0.0.1", "10.0.0.2"]),
+        (None, "10.0.0.1:9", "203.0.113.7", &[]),
+    ];
+    for (mode, peer, line, proxies) in cases {
+        let name = if mode == Forwarded { "forwarded" } else { "x-forwarded-for" };
+        let found = run(mode, peer, &[(name, line)]);
+        let found: Vec<_> = found.proxies.iter().map(ToString::to_string).collect();
+        assert_eq!(found, proxies, "{mode:?} {peer} {line}");
+    }
+}
+
+#[test]
 fn forwarded_is_walked_from_the_right_to_the_first_stranger() {
     let cases = [
         (&["for=203.0.113.7"][..], "203.0.113.7"),
