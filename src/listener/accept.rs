@@ -60,7 +60,7 @@ pub struct AcceptLimits {
     /// From one address that is no trusted proxy, be it one that a PROXY header names; IPv6 addresses count by their
     /// /64.
     pub per_ip: usize,
-    /// Whose descriptors are of which number.
+    /// Which descriptors a connection may have.
     pub descriptors: DescriptorLimit,
 }
 
@@ -185,7 +185,7 @@ impl Listener {
             pause = PAUSE_MIN;
             let open: usize = loads.iter().map(|load| load.load(Ordering::Relaxed)).sum();
             let limits = (policy.limits)();
-            if limits.connections <= open || !limits.descriptors.allows(&stream) {
+            if limits.connections <= open || !limits.descriptors.allows_client(&stream) {
                 metrics.refused_limit.inc();
                 continue;
             }

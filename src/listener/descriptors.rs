@@ -4,19 +4,28 @@ use std::os::fd::{AsRawFd, RawFd};
 
 /// Descriptors kept for what is no connection: Redis, the reload, the admin listener.
 const SPARE: u64 = 128;
+/// Of the others those that clients leave for connections to applications.
+const UPSTREAM_SPARE: u64 = 1 << 10;
 
 /// Which descriptors connections may have, those of clients and those to applications.
+///
+/// Clients have fewer, for requests of those that are there already go on to applications.
 ///
 /// The system gives the lowest number that is free. So a number says how many are open at least, whatever they are, and
 /// nothing need be counted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct DescriptorLimit(RawFd);
+pub struct DescriptorLimit {
+    connections: RawFd,
+    clients: RawFd,
+}
 
 impl DescriptorLimit {
     /// For a process that may have so many descriptors; `None` for as many as it likes.
     pub fn new(descriptors_max: Option<u64>) -> Self {
-        let kept = |max: u64| max - SPARE.min(max / 4);
-        Self(descriptors_max.and_then(|max| RawFd::try_from(kept(max)).ok()).unwrap_or(RawFd::MAX))
+        let connections = descriptors_max.map_or(u64::MAX, |max| max - SPARE.min(max / 4));
+        let clients = connections - UPSTREAM_SPARE.min(connections / 8);
+        let number = |count| RawFd::try_from(count).unwrap_or(RawFd::MAX);
+        Self { connections: number(connections), clients: number(clients) }
     }
 
     /// How many a process should be allowed that has so many connections.
@@ -24,9 +33,14 @@ impl DescriptorLimit {
         (connections as u64).saturating_add(SPARE)
     }
 
-    /// Whether a connection may have this one; otherwise it is to be closed at once.
-    pub fn allows(self, descriptor: &impl AsRawFd) -> bool {
-        descriptor.as_raw_fd() < self.0
+    /// Whether a connection of a client may have this one; otherwise it is to be closed at once.
+    pub fn allows_client(self, descriptor: &impl AsRawFd) -> bool {
+        descriptor.as_raw_fd() < self.clients
+    }
+
+    /// Whether a connection to an application may.
+    pub fn allows_upstream(self, descriptor: &impl AsRawFd) -> bool {
+        descriptor.as_raw_fd() < self.connections
     }
 }
 
@@ -35,18 +49,28 @@ mod tests {
     use super::*;
 
     #[test]
-    fn some_are_kept_of_many_and_a_quarter_of_few() {
-        for (max, kept) in [(Some(1_024), 896), (Some(256), 192), (Some(4), 3), (Some(u64::MAX), RawFd::MAX)]
-        {
-            assert_eq!(DescriptorLimit::new(max), DescriptorLimit(kept), "{max:?}");
+    fn some_are_kept_of_many_and_a_part_of_few() {
+        let cases = [
+            (Some(131_072), 130_944, 129_920),
+            (Some(1_024), 896, 784),
+            (Some(256), 192, 168),
+            (Some(4), 3, 3),
+            (Some(u64::MAX), RawFd::MAX, RawFd::MAX),
+            (None, RawFd::MAX, RawFd::MAX),
+        ];
+        for (max, connections, clients) in cases {
+            assert_eq!(DescriptorLimit::new(max), DescriptorLimit { connections, clients }, "{max:?}");
         }
-        assert_eq!(DescriptorLimit::new(None), DescriptorLimit(RawFd::MAX));
     }
 
     #[test]
     fn a_high_number_is_not_allowed() {
         let (one, two) = std::os::unix::net::UnixStream::pair().unwrap();
-        let limit = DescriptorLimit(one.as_raw_fd().max(two.as_raw_fd()));
-        assert_eq!([&one, &two].map(|stream| limit.allows(stream)).iter().filter(|&&is| is).count(), 1);
+        let (low, high) = if one.as_raw_fd() < two.as_raw_fd() { (one, two) } else { (two, one) };
+        let limit = DescriptorLimit { connections: high.as_raw_fd() + 1, clients: high.as_raw_fd() };
+        assert_eq!([&low, &high].map(|stream| limit.allows_client(stream)), [true, false]);
+        assert_eq!([&low, &high].map(|stream| limit.allows_upstream(stream)), [true, true]);
+        let limit = DescriptorLimit { connections: high.as_raw_fd(), ..limit };
+        assert_eq!([&low, &high].map(|stream| limit.allows_upstream(stream)), [true, false]);
     }
 }

@@ -77,12 +77,21 @@ async fn open(upstream: &Upstream, server: &Server, deadline: Instant) -> io::Re
 async fn dial(address: SocketAddr, descriptors: DescriptorLimit) -> io::Result<TcpStream> {
     let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
     within(descriptors, &socket)?;
-    socket.connect(address).await
+    socket.connect(address).await.map_err(|error| {
+        if address.is_ipv6() && error.raw_os_error() == Some(Errno::ADDRNOTAVAIL.raw_os_error()) {
+            // Most likely a machine without IPv6, which is no shortage that passes: others are to be asked.
+            return io::Error::new(
+                io::ErrorKind::AddrNotAvailable,
+                "no address of ours leads to one of IPv6",
+            );
+        }
+        error
+    })
 }
 
 /// As if the system had no more descriptors, when those that are left are kept for others.
 fn within(descriptors: DescriptorLimit, socket: &impl AsRawFd) -> io::Result<()> {
-    if descriptors.allows(socket) { Ok(()) } else { Err(Errno::MFILE.into()) }
+    if descriptors.allows_upstream(socket) { Ok(()) } else { Err(Errno::MFILE.into()) }
 }
 
 /// Whether it is we who have run out of something.
