@@ -130,7 +130,7 @@ impl Rejection {
             Self::Subprotocol { .. } => "none of the subprotocols offered is spoken here".to_owned(),
             Self::Upstream { status, .. } => match *status {
                 StatusCode::GATEWAY_TIMEOUT => "the application does not answer in time".to_owned(),
-                StatusCode::SERVICE_UNAVAILABLE => "the application is busy".to_owned(),
+                StatusCode::SERVICE_UNAVAILABLE => "the application cannot be asked at the moment".to_owned(),
                 _ => "the application does not answer as it should".to_owned(),
             },
             other => other.to_string(),

@@ -331,7 +331,9 @@ impl<'a> Attempts<'a> {
     fn next(&mut self) -> Option<Flight> {
         self.left = self.left.checked_sub(1)?;
         let server = self.upstream.pick(&mut self.tried)?;
-        if self.left + 1 < SERVERS_TRIED_MAX {
+        let is_first = self.left + 1 == SERVERS_TRIED_MAX;
+        // Where nothing is left for a connection, nothing was sent.
+        if !is_first && !matches!(self.error, UpstreamError::Shortage(_)) {
             self.upstream.metrics.retries.inc();
         }
         Some(Flight::new(server, self.entered.take()?))

@@ -13,14 +13,21 @@ use crate::upstream::connect::connect;
 use crate::upstream::metrics::{Kind, Outcome};
 use crate::upstream::outgoing::Outgoing;
 use crate::upstream::server::{Server, Upstream};
-use crate::upstream::{HealthCheck, ServerAddress, UpstreamError, forward};
+use crate::upstream::{HealthCheck, ServerAddress, UpstreamError, Upstreams, forward};
 
-/// Checks one server until nobody uses its upstream any more.
-pub(super) async fn watch(upstream: Weak<Upstream>, server: Arc<Server>) {
+/// Checks one server until nobody uses its upstream any more. One that a reload has replaced, and that has tunnels
+/// still, gets no request any more, and has nothing to say of a server.
+pub(super) async fn watch(upstreams: Upstreams, upstream: Weak<Upstream>, server: Arc<Server>) {
     loop {
         let Some(upstream) = upstream.upgrade() else { return };
         let Some(check) = &upstream.settings.health else { return };
         let started_at = Instant::now();
+        let next_at = started_at + check.every;
+        if !upstreams.is_latest(&upstream) {
+            drop(upstream);
+            time::sleep_until(next_at).await;
+            continue;
+        }
         let (outcome, found) = match time::timeout(check.timeout, ask(&upstream, &server, check)).await {
             Ok(Ok(status)) if status.as_u16() == check.status => (Outcome::Ok, Some(Ok(()))),
             Ok(Ok(status)) => (Outcome::Refused, Some(Err(format!("it answers {}", status.as_u16())))),
@@ -32,7 +39,6 @@ pub(super) async fn watch(upstream: Weak<Upstream>, server: Arc<Server>) {
         if let Some(found) = found {
             upstream.checked(&server, found);
         }
-        let next_at = started_at + check.every;
         // Not held meanwhile: a reload may be the end of it.
         drop(upstream);
         time::sleep_until(next_at).await;

@@ -121,7 +121,7 @@ impl Metrics {
         };
         let durations = HistogramOpts::new(
             "anteroom_upstream_request_duration_seconds",
-            "From the request to the head of the upstream's answer, retries included, or to where it was given up",
+            "From the request to the head of the upstream's answer, retries included, or for as long as one was waited for that did not come in time",
         );
         let durations = HistogramVec::new(durations.buckets(DURATIONS.to_vec()), &["upstream", "kind"])?;
         registry.register(Box::new(durations.clone()))?;
@@ -191,12 +191,6 @@ impl Metrics {
         self.server_up.with_label_values(&[upstream, server])
     }
 
-    /// Whether a server has a series.
-    pub(super) fn shows_server(&self, upstream: &Arc<str>, server: &str) -> bool {
-        let labels = (Arc::clone(upstream), server.to_owned());
-        self.servers.lock().unwrap_or_else(PoisonError::into_inner).contains(&labels)
-    }
-
     /// The upstreams that have series.
     pub fn upstream_names(&self) -> Vec<Arc<str>> {
         self.upstreams.lock().unwrap_or_else(PoisonError::into_inner).keys().map(Arc::clone).collect()
@@ -252,7 +246,8 @@ impl UpstreamMetrics {
     }
 }
 
-/// What is asked of an upstream and has no outcome yet. Dropped without one, its client has left, and it counts so.
+/// What is asked of an upstream and has no outcome yet. Dropped without one, its client has left, and it counts so; what
+/// the end of the process drops does too, for nobody reads that.
 #[derive(Debug)]
 pub(super) struct Asked<'a> {
     metrics: &'a UpstreamMetrics,

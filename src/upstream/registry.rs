@@ -86,15 +86,22 @@ impl Upstreams {
             inflight,
             turn: AtomicUsize::new(0),
         });
-        if upstream.settings.health.is_some() {
-            for server in &upstream.servers {
-                self.control.spawn(watch(Arc::downgrade(&upstream), Arc::clone(server)));
-            }
-        }
         let of_name = made.entry(name).or_default();
         of_name.retain(is_used);
         of_name.push(Arc::downgrade(&upstream));
+        if upstream.settings.health.is_some() {
+            for server in &upstream.servers {
+                self.control.spawn(watch(self.clone(), Arc::downgrade(&upstream), Arc::clone(server)));
+            }
+        }
         Ok(upstream)
+    }
+
+    /// Whether requests go to this upstream of its name, and not to one that was made later.
+    pub(super) fn is_latest(&self, upstream: &Arc<Upstream>) -> bool {
+        let made = self.made.lock().unwrap_or_else(PoisonError::into_inner);
+        let latest = made.get(upstream.name()).and_then(|of_name| latest(of_name));
+        latest.is_some_and(|latest| Arc::ptr_eq(&latest, upstream))
     }
 
     /// The upstreams and servers with series that nobody uses any more. To be asked before a scrape, which
@@ -122,12 +129,11 @@ impl Upstreams {
             upstream.servers.iter().map(|server| (Arc::clone(&upstream.name), server.label.clone()))
         });
         self.metrics.keep_servers(&servers.collect());
-        // One that was refused may have lived for a moment, in which the servers of the one in force were forgotten.
+        // One that was refused may have lived for a moment, in which the servers of the one in force were forgotten, or
+        // shown as its own were.
         for upstream in &latest {
             for server in &upstream.servers {
-                if !self.metrics.shows_server(&upstream.name, &server.label) {
-                    server.show_on(self.metrics.server_up(&upstream.name, &server.label));
-                }
+                server.show_on(self.metrics.server_up(&upstream.name, &server.label));
             }
         }
     }

@@ -247,16 +247,17 @@ impl Server {
 
     /// One request finds out whether a server is back; the others keep away from it meanwhile.
     fn begin_probe(&self, window: Duration) {
-        let seen = self.out_until_ms.load(Ordering::Relaxed);
-        if seen != 0 {
-            self.put_off(seen, self.millis(Instant::now() + window));
-        }
+        self.put_off(self.out_until_ms.load(Ordering::Relaxed), window);
     }
 
-    /// Moves the end of its time out, unless that has changed since it was seen: nothing would take a server in again
-    /// that has come back meanwhile.
-    fn put_off(&self, seen: u64, until: u64) -> bool {
-        self.out_until_ms.compare_exchange(seen, until, Ordering::Relaxed, Ordering::Relaxed).is_ok()
+    /// Keeps a server out for longer that is out until then. If it has come back since that was seen it stays in, for
+    /// nothing would take it in again.
+    fn put_off(&self, seen: u64, window: Duration) {
+        if seen != 0 {
+            let until = self.millis(Instant::now() + window);
+            let _newer_stays =
+                self.out_until_ms.compare_exchange(seen, until, Ordering::Relaxed, Ordering::Relaxed);
+        }
     }
 
     /// Shows from now on with this gauge whether it is up: that of before may have been forgotten.
@@ -320,11 +321,16 @@ mod tests {
     #[test]
     fn a_probe_that_comes_too_late_keeps_no_server_out() {
         let server = server();
+        let out_until = || server.out_until_ms.load(Ordering::Relaxed);
+        server.begin_probe(Duration::from_secs(10));
+        assert_eq!(out_until(), 0);
         server.out_until_ms.store(5, Ordering::Relaxed);
-        assert!(server.put_off(5, 10));
+        server.begin_probe(Duration::from_secs(10));
+        let seen = out_until();
+        assert!((10_000..20_000).contains(&seen), "{seen}");
         // Another request has had its answer meanwhile.
         server.out_until_ms.store(0, Ordering::Relaxed);
-        assert!(!server.put_off(10, 20));
-        assert_eq!(server.out_until_ms.load(Ordering::Relaxed), 0);
+        server.put_off(seen, Duration::from_secs(10));
+        assert_eq!(out_until(), 0);
     }
 }

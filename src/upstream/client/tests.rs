@@ -136,6 +136,16 @@ impl Bed {
     }
 }
 
+/// Waits until this holds.
+async fn until(mut holds: impl FnMut() -> bool) {
+    let waiting = async {
+        while !holds() {
+            time::sleep(Duration::from_millis(2)).await;
+        }
+    };
+    time::timeout(Duration::from_secs(10), waiting).await.expect("it holds within 10 s");
+}
+
 async fn read_body(answer: Response<AnswerBody<Pieces>>) -> String {
     let body = answer.into_body().collect().await.unwrap().to_bytes();
     String::from_utf8(body.to_vec()).unwrap()

@@ -173,6 +173,37 @@ async fn a_health_check_is_for_the_host_that_it_is_given() {
 }
 
 #[tokio::test]
+async fn only_the_latest_of_a_name_is_checked() {
+    local(async {
+        let (bed, (url, seen)) = (Bed::new(), serve(vec![Does::Answers(OK)]).await);
+        let upstream = |path: &str| {
+            bed.upstream(std::slice::from_ref(&url), |settings| {
+                settings.health = Some(HealthCheck {
+                    path: path.to_owned(),
+                    host: None,
+                    every: Duration::from_millis(5),
+                    timeout: Duration::from_secs(1),
+                    status: 200,
+                });
+            })
+        };
+        let checks = |path: &str| seen.borrow().iter().filter(|line| line.contains(path)).count();
+        // As one with tunnels lives on.
+        let _replaced = upstream("/old");
+        until(|| checks("/old") == 2).await;
+        let latest = upstream("/new");
+        until(|| 2 <= checks("/new")).await;
+        let before = checks("/old");
+        until(|| 6 <= checks("/new")).await;
+        assert_eq!(checks("/old"), before);
+        // One that came to nothing.
+        drop(latest);
+        until(|| before < checks("/old")).await;
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn beyond_max_inflight_requests_are_refused() {
     local(async {
         let (bed, (url, _)) = (Bed::new(), serve(vec![Does::Sits]).await);
@@ -221,14 +252,12 @@ async fn what_an_upstream_has_counts_after_it_was_changed_too() {
             })
         };
         let first = bed.spawn_get(&upstream(1));
-        time::sleep(Duration::from_millis(50)).await;
-        assert_eq!(seen.borrow().len(), 1);
+        until(|| seen.borrow().len() == 1).await;
         let changed = upstream(2);
         let error = bed.get(&changed).await.unwrap_err();
         assert!(matches!(error, UpstreamError::Busy), "{error}");
         first.abort();
-        time::sleep(Duration::from_millis(50)).await;
-        assert!(changed.enter().is_ok());
+        until(|| changed.enter().is_ok()).await;
     })
     .await;
 }
