@@ -15,6 +15,11 @@ use crate::config::{SecretSource, Secrets};
 pub struct ReadFiles(BTreeMap<String, [u8; 32]>);
 
 impl ReadFiles {
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
     /// One that does not hold what it did, or cannot be read any more.
     pub fn changed(&self, secrets: &dyn Secrets) -> Option<&str> {
         let is_same = |path: &str, digest| {
