@@ -42,7 +42,7 @@ pub struct Ping {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Queue {
     /// Checked before anything is added to what waits; what one turn of the loop brings is added whole or not at all.
-    /// Where nothing waits, one message has room, however long.
+    /// Where nothing waits, one message has room, or what a room collects in a turn, however long.
     pub bytes_max: usize,
     /// What happens beyond that.
     pub full: FullQueue,

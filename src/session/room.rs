@@ -39,7 +39,15 @@ struct Bench {
     members: Vec<Rc<Socket>>,
     batch: Batch,
     /// The members, by their numbers, that have the beginning of the batch already. Mostly nobody.
-    ahead: HashMap<u64, Mark>,
+    ahead: HashMap<u64, Ahead>,
+}
+
+/// What one member has of a batch that the others are still to hear.
+#[derive(Clone, Copy, Debug, Default)]
+struct Ahead {
+    upto: Mark,
+    /// Whether it heard any of it, and did not miss all.
+    heard: bool,
 }
 
 /// How far a batch has come.
@@ -183,7 +191,10 @@ impl Bench {
         let (mut whole, mut rest) = (0, 0);
         for member in &self.members {
             match ahead.get(&member.id) {
-                Some(from) => rest += u64::from(self.tell(member, &frames, *from, mark)),
+                Some(ahead) => {
+                    let heard = self.tell(member, &frames, ahead.upto, mark);
+                    rest += u64::from(ahead.heard || heard);
+                }
                 None => whole += u64::from(member.deliver(&frames, mark.messages(), mark.payload_bytes)),
             }
         }
@@ -192,20 +203,20 @@ impl Bench {
     }
 
     fn catch_up(&mut self, socket: &Rc<Socket>) {
-        let from = self.ahead.get(&socket.id).copied().unwrap_or_default();
+        let Ahead { upto: from, heard } = self.ahead.get(&socket.id).copied().unwrap_or_default();
         if from.bytes < self.batch.mark.bytes {
             // Copied, for the batch may grow on.
             let frames = Bytes::copy_from_slice(&self.batch.frames);
-            self.tell(socket, &frames, from, self.batch.mark);
-            self.ahead.insert(socket.id, self.batch.mark);
+            let heard = self.tell(socket, &frames, from, self.batch.mark) || heard;
+            self.ahead.insert(socket.id, Ahead { upto: self.batch.mark, heard });
         }
     }
 
-    /// One member hears a part of the batch; false if it misses that.
+    /// One member hears a part of the batch; false if there is none, or it misses that.
     fn tell(&self, member: &Rc<Socket>, frames: &Bytes, from: Mark, to: Mark) -> bool {
         let part = to.since(from);
         if part.bytes == 0 {
-            return true;
+            return false;
         }
         let heard = member.deliver(&frames.slice(from.bytes..to.bytes), part.messages(), part.payload_bytes);
         if heard {

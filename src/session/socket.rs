@@ -294,7 +294,8 @@ impl Socket {
         if is_full { self.fall_behind(1) } else { self.send(opcode, payload) }
     }
 
-    /// Whether so many bytes may wait behind what waits already. One message may always, however long.
+    /// Whether so many bytes may wait behind what waits already. One message may always, or what a room collects in a
+    /// turn, however long.
     fn has_room(&self, outbox: &Outbox, len: usize) -> bool {
         outbox.bytes == 0 || outbox.bytes + len <= self.profile.queue.bytes_max
     }
