@@ -165,7 +165,7 @@ async fn serve(shared: Rc<Shared>, worker: Rc<Worker>, stream: Stream, conn: Rc<
 /// What hyper has answered by itself to a head that it did not take. It never was a request.
 fn answered_by_hyper(error: &hyper::Error) -> Option<(StatusCode, &'static str)> {
     if error.is_parse_too_large() {
-        // Nothing but its words tells a long target from a long head.
+        // Nothing but its words (those of hyper 1.12) tells a long target from a long head.
         let is_target = error.to_string() == "URI too long";
         let too_large =
             if is_target { StatusCode::URI_TOO_LONG } else { StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE };
