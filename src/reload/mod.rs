@@ -4,6 +4,7 @@
 
 mod assemble;
 mod certificates;
+mod look;
 mod metrics;
 mod read;
 mod watch;
@@ -17,7 +18,6 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::signal::unix::Signal;
-use tokio::task::JoinHandle;
 use tokio::time;
 use tokio::time::{Duration, Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
@@ -28,6 +28,7 @@ use crate::config;
 use crate::config::{Code, Config, Diagnostics, ListenerConfig, LogConfig, ReadFiles};
 use crate::listener::Tls;
 use crate::reload::certificates::Certificates;
+use crate::reload::look::{Looks, Unanswered};
 use crate::reload::watch::Watch;
 use crate::request::{Live, Snapshot};
 
@@ -37,8 +38,6 @@ const QUIET: Duration = Duration::from_millis(75);
 const UNREAD_MAX: Duration = Duration::from_secs(1);
 /// A file that cannot be used is read again after this, for it may have been half written.
 const SECOND_LOOK: Duration = Duration::from_millis(250);
-/// How long is waited for a look at files that the configuration names.
-const LOOK_MAX: Duration = Duration::from_secs(2);
 /// How often the file's metadata is looked at, for file systems that send no events.
 const POLL: Duration = Duration::from_secs(1);
 
@@ -56,8 +55,8 @@ pub struct Reloader {
     seen: String,
     /// What the configuration in force has from other files.
     files: ReadFiles,
-    /// A look at those that did not come to an end in time.
-    look: Option<JoinHandle<Option<String>>>,
+    /// The looks at those.
+    others: Looks<Option<String>>,
     certificates: Certificates,
     /// Whether the file is rejected for what stands in another one.
     waits_for_others: bool,
@@ -206,7 +205,7 @@ impl Reloader {
             apply_log,
             seen: origin.digest,
             files: origin.files,
-            look: None,
+            others: Looks::default(),
             certificates,
             waits_for_others: false,
         }
@@ -288,34 +287,21 @@ impl Reloader {
         if self.files.is_empty() || self.status.last().error.is_some() {
             return false;
         }
-        let Some(file) = self.find_changed().await else { return false };
+        let (files, secrets) = (self.files.clone(), FileSecrets::beside(&self.path));
+        let look = move || files.changed(&secrets).map(str::to_owned);
+        let file = match self.others.look(look).await {
+            Ok(Some(file)) => file,
+            Ok(None) => return false,
+            Err(Unanswered) => {
+                self.metrics.watch_errors.inc();
+                tracing::warn!("the file system of a file that the configuration names does not answer");
+                return false;
+            }
+        };
         tracing::info!(file, "a file that the configuration names has changed");
         // It is not known for how long it has been quiet.
         time::sleep(SECOND_LOOK).await;
         true
-    }
-
-    /// Looks at the files that the configuration in force names. One look at a time: a file system that never answers
-    /// keeps that one, and nothing else.
-    async fn find_changed(&mut self) -> Option<String> {
-        let mut look = match self.look.take() {
-            Some(look) if look.is_finished() => look,
-            Some(look) => {
-                self.look = Some(look);
-                return None;
-            }
-            None => {
-                let (files, secrets) = (self.files.clone(), FileSecrets::beside(&self.path));
-                tokio::task::spawn_blocking(move || files.changed(&secrets).map(str::to_owned))
-            }
-        };
-        if let Ok(found) = time::timeout(LOOK_MAX, &mut look).await {
-            return found.ok().flatten();
-        }
-        self.metrics.watch_errors.inc();
-        tracing::warn!("a file that the configuration names cannot be read: its file system does not answer");
-        self.look = Some(look);
-        None
     }
 
     /// Takes the file as it is now. `asked` by a person: then also an unchanged file is said to be read.
