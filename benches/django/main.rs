@@ -53,8 +53,9 @@ struct Args {
 
 fn main() -> Result<()> {
     let args = Args::parse();
+    let anteroom = args.options.server()?;
     let processors = rounds::processors()?;
-    let programs = Programs { python: &args.python, anteroom: &args.options.server };
+    let programs = Programs { python: &args.python, anteroom: &anteroom };
     args.options.run(|job, kind| measure(job, kind, &programs, processors))
 }
 

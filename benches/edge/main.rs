@@ -53,9 +53,9 @@ struct Args {
 
 fn main() -> Result<()> {
     let args = Args::parse();
+    let anteroom = args.options.server()?;
     let processors = rounds::processors()?;
     let upstream = upstream::start()?;
-    let programs =
-        Programs { nginx: &args.nginx, nginx_threads: args.nginx_threads, anteroom: &args.options.server };
+    let programs = Programs { nginx: &args.nginx, nginx_threads: args.nginx_threads, anteroom: &anteroom };
     args.options.run_in_turns(|job, kind| job.start(Target::start(kind, &programs, upstream, processors)?))
 }

@@ -55,8 +55,9 @@ fn main() -> Result<()> {
     if let Some(address) = args.floor {
         return floor::serve(address);
     }
+    let server = args.options.server()?;
     let processors = rounds::processors()?;
-    args.options.run(|job, kind| measure(job, kind, &args.options.server, processors))
+    args.options.run(|job, kind| measure(job, kind, &server, processors))
 }
 
 fn measure(job: &Job, kind: Kind, anteroom: &Path, processors: Option<Processors>) -> Result<Figures> {

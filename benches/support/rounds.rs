@@ -1,6 +1,7 @@
 //! What the programs share: their options, and rounds in which both servers take turns.
 
 use std::path::PathBuf;
+use std::process::Command;
 
 use anyhow::{Result, ensure};
 
@@ -30,9 +31,9 @@ pub(crate) struct Options {
     /// How often to do each job on each server
     #[arg(long, default_value_t = 5)]
     rounds: usize,
-    /// The server to measure
-    #[arg(long, value_name = "PATH", default_value = env!("CARGO_BIN_EXE_anteroom"))]
-    pub(crate) server: PathBuf,
+    /// The server to measure [default: what `cargo build --release` makes]
+    #[arg(long, value_name = "PATH")]
+    server: Option<PathBuf>,
     /// Print JSON instead of a table
     #[arg(long)]
     json: bool,
@@ -45,6 +46,30 @@ pub(crate) struct Options {
 }
 
 impl Options {
+    /// The program of the server to measure.
+    pub(crate) fn server(&self) -> Result<PathBuf> {
+        if let Some(server) = &self.server {
+            return Ok(server.clone());
+        }
+        // Made by cargo for this program, with what only tests need of its libraries: a clock of tokio's that can be
+        // stopped takes a part of the time of each message.
+        let server = PathBuf::from(env!("CARGO_BIN_EXE_anteroom"));
+        if !self.is_smoke()
+            && let Some(target) = server.ancestors().nth(2)
+        {
+            eprintln!("making the server as its users do");
+            let build = ["build", "--release", "--locked", "--bin", "anteroom", "--target-dir"];
+            let mut cargo = Command::new(env!("CARGO"));
+            let made = cargo.args(build).arg(target).current_dir(env!("CARGO_MANIFEST_DIR")).status()?;
+            ensure!(made.success(), "the server cannot be made");
+        }
+        Ok(server)
+    }
+
+    fn is_smoke(&self) -> bool {
+        self.test || !self.bench
+    }
+
     /// Does each job on both servers in every round, on one after the other, and prints what was measured.
     pub(crate) fn run(&self, measure: impl Fn(&Job, Kind) -> Result<Figures>) -> Result<()> {
         self.report(|round, job| {
@@ -78,7 +103,7 @@ impl Options {
     }
 
     fn report(&self, measure: impl Fn(usize, &Job) -> Result<Round>) -> Result<()> {
-        let smoke = self.test || !self.bench;
+        let smoke = self.is_smoke();
         let rounds = if smoke { 1 } else { self.rounds };
         let mut report = Report::new(self.selected(smoke)?);
         for round in 0..rounds {
