@@ -28,9 +28,11 @@ impl DescriptorLimit {
         Self { connections: number(connections), clients: number(clients) }
     }
 
-    /// How many a process should be allowed that has so many connections.
-    pub fn wanted(connections: usize) -> u64 {
-        (connections as u64).saturating_add(SPARE)
+    /// How many descriptors a process should be allowed that has so many connections of clients.
+    pub fn wanted(clients: usize) -> u64 {
+        let clients = clients as u64;
+        // An eighth of all is a seventh of the others.
+        clients.saturating_add(UPSTREAM_SPARE.min(clients.div_ceil(7))).saturating_add(SPARE)
     }
 
     /// Whether a connection of a client may have this one; otherwise it is to be closed at once.
@@ -60,6 +62,14 @@ mod tests {
         ];
         for (max, connections, clients) in cases {
             assert_eq!(DescriptorLimit::new(max), DescriptorLimit { connections, clients }, "{max:?}");
+        }
+    }
+
+    #[test]
+    fn what_is_wanted_is_enough() {
+        for clients in [1, 7, 100, 1_000, 7_168, 50_000] {
+            let limit = DescriptorLimit::new(Some(DescriptorLimit::wanted(clients)));
+            assert!(clients <= usize::try_from(limit.clients).unwrap(), "{clients}: {limit:?}");
         }
     }
 
