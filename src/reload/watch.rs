@@ -59,7 +59,7 @@ struct Looks {
 }
 
 /// Each look is taken where it may block: a network file system may take its time, and the accept loops must not wait
-/// for it. One that does not come to an end is no sign of a change.
+/// for it. The reload does: a look that fails is no sign of a change, and one that never ends is waited for.
 impl Watch {
     pub(super) async fn new(path: &Path, errors: IntCounter) -> Self {
         let seen = Sight { folders: Vec::new(), looks: None, at: UNIX_EPOCH };

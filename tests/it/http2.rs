@@ -391,10 +391,14 @@ async fn a_second_signal_ends_sockets_with_a_close_frame() {
     let mut silent = Socket::open(&mut send, "/echo/", &[]).await.unwrap();
     server.signal(Signal::TERM);
     eventually("readiness fails", || server.admin("/readyz").status == 503).await;
-    // Sooner it would count as the first.
-    time::sleep(Duration::from_millis(300)).await;
-    let begun = Instant::now();
-    server.signal(Signal::INT);
+    let mut begun = Instant::now();
+    // So soon it counts as the first.
+    eventually("it is asked a second time", || {
+        begun = Instant::now();
+        server.signal(Signal::INT);
+        server.log().contains("asked a second time")
+    })
+    .await;
     for socket in [&mut polite, &mut silent] {
         assert_eq!(socket.next().await, Frame::Close(1012, "restart".to_owned()));
     }

@@ -362,6 +362,14 @@ mod tests {
         members.of(epoch, "g").map(|(_, workers)| workers.to_vec())
     }
 
+    /// One worker is in the group, as Redis has confirmed.
+    fn subscribed(members: &mut Members) {
+        members.connect(1);
+        members.join(A, &group());
+        members.take_changes(9);
+        members.confirm(1, "g", Confirmed::Subscribed);
+    }
+
     #[test]
     fn one_subscription_serves_all_workers() {
         let mut members = Members::default();
@@ -386,10 +394,7 @@ mod tests {
     #[test]
     fn who_comes_back_during_the_unsubscribe_is_subscribed_after_it() {
         let mut members = Members::default();
-        members.connect(1);
-        members.join(A, &group());
-        members.take_changes(9);
-        members.confirm(1, "g", Confirmed::Subscribed);
+        subscribed(&mut members);
         members.leave(A, &group());
         assert_eq!(members.take_changes(9), unsubscribe());
         let (Join::Pending(Joining(mut joining)), false) = members.join(A, &group()) else { panic!() };
@@ -484,10 +489,7 @@ mod tests {
     #[test]
     fn a_subscription_that_redis_refused_to_end_is_ended_later() {
         for mut members in [Members::default(), Members::lasting()] {
-            members.connect(1);
-            members.join(A, &group());
-            members.take_changes(9);
-            members.confirm(1, "g", Confirmed::Subscribed);
+            subscribed(&mut members);
             assert!(members.leave(A, &group()));
             for _ in 0..2 {
                 let changes = members.take_changes(9);
@@ -506,10 +508,7 @@ mod tests {
     #[test]
     fn a_subscription_that_redis_refused_to_end_serves_who_comes_back() {
         let mut members = Members::default();
-        members.connect(1);
-        members.join(A, &group());
-        members.take_changes(9);
-        members.confirm(1, "g", Confirmed::Subscribed);
+        subscribed(&mut members);
         members.leave(A, &group());
         let changes = members.take_changes(9);
         members.refuse(&changes[0]);
@@ -521,10 +520,7 @@ mod tests {
     #[test]
     fn a_lasting_membership_that_ended_during_an_outage_is_withdrawn_after_it() {
         let mut members = Members::lasting();
-        members.connect(1);
-        members.join(A, &group());
-        members.take_changes(9);
-        members.confirm(1, "g", Confirmed::Subscribed);
+        subscribed(&mut members);
         members.lose();
         assert!(!members.leave(A, &group()));
         assert_eq!((members.wanted(), members.take_changes(9)), (0, vec![]));
